@@ -14,7 +14,7 @@ pytest.importorskip("playwright", reason="playwright is not installed: make test
 from playwright.sync_api import expect
 
 from coca.search.records import content_id
-from page_service import Watch, render
+from page_service import AXE, Watch, render
 
 pytestmark = pytest.mark.page
 
@@ -184,6 +184,37 @@ def test_selected_images_get_tags(uploaded: tuple[Any, Any]) -> None:
     item.get_by_label("Add a tag").fill("new")
     tab.keyboard.press("Enter")
     expect(item.locator(".tag-name")).to_have_text(["festive", "new"])
+
+
+def test_a_caption_is_corrected_found_and_restored(uploaded: tuple[Any, Any]) -> None:
+    tab, tile = uploaded
+    tile.locator(".tile-link").click()
+    item = tab.locator("dialog.item")
+    caption = item.get_by_role("textbox", name="Caption", exact=True)
+    before = item.locator("h2").inner_text()
+    caption.fill("our kite Zorro")
+    tab.keyboard.press("Enter")
+    expect(item.locator("h2")).to_have_text("our kite Zorro")
+    expect(caption).to_be_focused()
+    for name in ("Anna", "Ben"):
+        item.get_by_label("Add a name").fill(name)
+        tab.keyboard.press("Enter")
+        expect(item.locator(".tag", has_text=name)).to_be_visible()
+    item.get_by_role("button", name="Remove Ben").click()
+    expect(item.locator(".tag", has_text="Ben")).to_have_count(0)
+    tab.emulate_media(reduced_motion="reduce")
+    tab.evaluate(AXE.read_text(encoding="utf-8"))
+    assert tab.evaluate("axe.run()")["violations"] == []
+    tab.keyboard.press("Escape")
+    tab.fill("#search-text", "our kite Zorro")
+    tab.keyboard.press("Enter")
+    expect(tile).to_have_attribute("data-index", "0")
+    tile.locator(".tile-link").click()
+    for _ in range(2):
+        item.get_by_role("button", name="Restore").first.click()
+        expect(item.locator("h2")).to_have_text(before)
+    expect(item.get_by_role("button", name="Restore")).to_have_count(0)
+    expect(item.locator(".tag", has_text="Anna")).to_have_count(0)
 
 
 def test_favourites_are_shown_and_filtered(uploaded: tuple[Any, Any]) -> None:

@@ -29,7 +29,7 @@ PANELS: Mapping[str, Mapping[str, str]] = {
         "models.info:info": "Print the parameter count of each part of a model.",
         "models.embed:embed": "Embed images and videos, then texts, into unit vectors of one "
         "space.",
-        "models.caption:caption": "Caption images and videos.",
+        "models.caption:caption": "Caption images and videos, or correct their captions.",
         "models.classify:classify": "Classify images: zero-shot among any labels, or by the head "
         "of a fine-tuned model.",
         "models.answer:answer": "Answer a question about each image, or judge a statement.",
@@ -55,8 +55,8 @@ PANELS: Mapping[str, Mapping[str, str]] = {
         "replace the old vectors by the new ones.",
         "collections.classes:app": "Manage class embeddings in a collection, for `coca classify "
         "--classes`.",
-        "collections.collection:app": "List, describe, index and drop collections, and show hidden "
-        "records.",
+        "collections.collection:app": "List, describe, export, index and drop collections, show "
+        "hidden records.",
     },
     "Data and settings": {
         "plugins:plugins": "List the installed plug-ins: what each adds, and what is missing to "

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +82,30 @@ def test_a_collection_moves_and_goes(run: Run, run_json: RunJson, filled: Any) -
     assert asked.stdout.strip() == ""
     run("collection", "drop", "moved", "--yes", "--uri", "b.db")
     assert "there are none" in run("collection", "list", "--uri", "b.db").output
+
+
+def test_captions_are_corrected_exported_and_restored(
+    run: Run, run_json: RunJson, filled: Any, images: list[str]
+) -> None:
+    (before,) = run_json("caption", images[1], "--undo")
+    words = ["--set", "our cat = Tom", "--set", "tags=cat,home", "--set", "people=Anna"]
+    (ours,) = run_json("caption", images[1], *words)
+    assert (ours["caption"], ours["tags"]) == ("our cat = Tom", ["cat", "home"])
+    assert (ours["metadata"]["people"], ours["unedited"]["caption"]) == (
+        ["Anna"],
+        before["caption"],
+    )
+    found = run_json("search", "our cat = Tom", "--on", "text", "-k", "1")
+    assert [hit["id"] for hit in found] == [ours["id"]]
+    listed = run("collection", "export", "--dry-run").stdout
+    assert f"{images[1]}.xmp" in listed.replace("\n", "")
+    assert "2 files would be written, 1 images need none" in listed
+    output = run_json("collection", "export")
+    assert sorted(map(os.path.relpath, output["written"])) == [f"{name}.xmp" for name in images[:2]]
+    Path(f"{images[1]}.xmp").write_text("damaged")
+    refused = run("collection", "export", code=1).stderr
+    assert "XMP that cannot be changed" in refused.replace("\n", " ")
+    (restored,) = run_json("caption", images[1], "--undo")
+    assert restored == before
+    missing = run("caption", "absent.jpg", "--set", "x", code=1).stderr
+    assert "absent.jpg is not in collection 'pictures'" in missing.replace("\n", " ")

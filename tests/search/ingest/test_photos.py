@@ -1,6 +1,5 @@
 """Photos in a collection: what they carry, also in records of before and with sidecars."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -79,18 +78,6 @@ def test_records_of_before_gain_the_fields_without_a_model(
     assert record.text_vector is not None
     assert np.array_equal(record.vector, stored[record.id].vector)
     assert ingest([FileSource([tmp_path])], embedder, collection).unchanged == 2
-
-
-def test_a_touched_photo_keeps_what_people_changed(
-    collection: Collection, embedder: Any, tmp_path: Path
-) -> None:
-    photo(tmp_path / "a.jpg", title="Boat")
-    id = record_id(str(tmp_path / "a.jpg"))
-    ingest([FileSource([tmp_path])], embedder, collection)
-    collection.upsert([replace(collection.get([id])[id], tags=("mine",), metadata={})])
-    os.utime(tmp_path / "a.jpg", (1, 1))
-    assert ingest([FileSource([tmp_path])], embedder, collection).unchanged == 1
-    assert (collection.get([id])[id].tags, collection.get([id])[id].metadata) == (("mine",), {})
 
 
 def test_people_are_filtered_as_a_list(collection: Collection, make_record: Make) -> None:

@@ -168,13 +168,33 @@ def test_changes_at_the_same_time_are_all_kept(client: TestClient) -> None:
     client.delete(url)
 
 
-def test_an_item_shows_whose_its_caption_and_its_file_are(client: TestClient) -> None:
+def test_an_item_shows_whose_its_caption_and_its_file_are(
+    client: TestClient, service: Service, predictor: Predictor
+) -> None:
+    def check_vector(item: Any) -> None:
+        vector = service.collections["others"].record(item["id"]).text_vector
+        assert vector == pytest.approx(predictor.embed_texts([item["caption"]])[0], abs=1e-5)
+
     (indexed,) = client.post("/v1/search", json={"collection": "others"}).json()["hits"]
     item = client.post("/v1/items", json=new(232, generate_caption=True)).json()
     assert (indexed["uploaded"], item["uploaded"]) == (False, True)
     url = f"/v1/items/{item['id']}?collection=others"
-    changed = client.patch(url, json={"caption": "a cat"}).json()
+    change = {"caption": "a cat", "add_tags": ["x", "favourite"], "metadata": {"people": ["Ben"]}}
+    changed = client.patch(url, json=change).json()
     assert (item["caption_source"], changed["caption_source"]) == ("model", "given")
+    before = {"caption": item["caption"], "tags": [], "metadata.people": None}
+    assert (item["unedited"], changed["unedited"]) == ({}, before)
+    check_vector(changed)
+    found = client.post("/v1/search", json={"collection": "others", "text": "a cat"}).json()
+    assert (found["hits"][0]["id"], found["hits"][0]["unedited"]) == (item["id"], before)
+    # Set again after its undo, the caption keeps its vector.
+    assert client.patch(url, json={"undo": ["caption"], "caption": "a cat"}).json() == changed
+    check_vector(changed)
+    restored = client.patch(url, json={"undo": list(before)}).json()
+    assert restored == item | {"tags": ["favourite"]}
+    check_vector(restored)
+    refused = client.patch(url, json={"undo": ["path"]})
+    assert (refused.status_code, "cannot be edited" in refused.text) == (400, True)
     client.delete(url)
 
 

@@ -1,7 +1,8 @@
-"""Commands `coca collection`: list, describe, show hidden records, index, drop."""
+"""Commands `coca collection`: list, describe, show hidden records, export, index, drop."""
 
 import os
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,7 +10,7 @@ import typer
 from coca.cli.console import Console
 from coca.cli.options import defaults
 from coca.cli.options.option_groups import Commands
-from coca.core.errors import ConfigError, SearchError
+from coca.core.errors import ConfigError, DataError, SearchError
 
 if TYPE_CHECKING:
     from coca.search.milvus.collection import MilvusCollection
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from coca.search.store import Collection
 
 
-app = Commands(help="List, describe, index and drop collections, and show hidden records.")
+app = Commands(help="List, describe, export, index and drop collections, show hidden records.")
 
 _SIDES = {"image": "images", "text": "captions"}
 
@@ -125,6 +126,54 @@ def unhide(
         collection.patch({id: {"hidden": False} for id in found})
     console.say(f"searches find {len(found):,} records again")
     console.emit({"collection": name, "shown": found})
+
+
+@app.command()
+def export(
+    name: Name = "pictures",
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FOLDER|FILE",
+            help="Folder of the XMP files, or a table: .csv, .jsonl or .parquet. Default: next to "
+            "the images.",
+        ),
+    ] = None,
+    generated: Annotated[
+        bool, typer.Option("--generated", help="Write the captions of models as well.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the files, and write none.")
+    ] = False,
+    uri: defaults.Uri = None,
+    token: defaults.Token = "",
+    console: Console,
+) -> None:
+    """Write captions that people gave, tags, names and favourites to XMP files or a table.
+
+    `cat.jpg.xmp` is written next to `cat.jpg`, and read by `coca index`. Images are not changed;
+    of an existing XMP file, only what people edited in the collection.
+    """
+    from coca.search.stores import open_collection
+    from coca.workflows.collections.caption_export import export_captions
+
+    with open_collection(defaults.search_uri(uri), name, token=token) as collection:
+        report = export_captions(
+            collection, out, generated=generated, dry_run=dry_run, progress=console.progress
+        )
+    for path in report.written if dry_run else ():
+        console.say(path)
+    done = "would be written" if dry_run else "were written"
+    console.say(f"{len(report.written):,} files {done}, {report.unchanged:,} images need none")
+    if report.without_file:
+        console.say(f"{report.without_file:,} images are not files: --out FILE.jsonl has them")
+    console.emit({"collection": name, "dry_run": dry_run, **asdict(report)})
+    if report.bad:
+        lines = [f"{path}: {reason}" for path, reason in report.bad]
+        raise DataError("\n".join(lines[:20]) + f"\n{len(lines):,} files were not written")
 
 
 @app.command(name="index")

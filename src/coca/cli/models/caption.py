@@ -1,16 +1,23 @@
-"""Command `coca caption`: generate captions."""
+"""Command `coca caption`: generate captions, or correct those of a collection."""
 
+import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from coca.cli.console import Console
 from coca.cli.options import defaults, images
+from coca.cli.options.search_options import CollectionOptions
 from coca.core.config.frozen_config import load_config
+from coca.core.errors import SearchError
 from coca.runtime.generation_config import GenerationConfig
+from coca.search.filters import where
+from coca.search.records import CAPTION, METADATA, PATH, TAGS
 
 if TYPE_CHECKING:
     from coca.runtime.inputs import Caption
+    from coca.search.store import Collection
 
 
 def caption(
@@ -28,18 +35,48 @@ def caption(
             "temperature=0.8; may be repeated (docs/captions.md).",
         ),
     ] = None,
+    edits: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="[KEY=]TEXT",
+            help="Caption of the images in the collection; also tags=A,B, people=A,B or "
+            "title=TEXT; may be repeated.",
+        ),
+    ] = None,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Restore what the collection had before all edits.")
+    ] = False,
     out: images.Out = None,
+    uri: defaults.Uri = None,
+    collection: defaults.Collection = "pictures",
+    token: defaults.Token = "",
     model: defaults.Model = None,
     execution: defaults.Run,
     console: Console,
 ) -> None:
-    """Caption images and videos.
+    """Caption images and videos, or correct their captions.
+
+    With --set and --undo, nothing is generated: the records of the images in the collection are
+    corrected, and searches find them by the new text.
 
     The score is the log-likelihood of the caption, in nats: 0 is certain. Several captions of an
     image are sorted by their rank score. In beam search it is the score, less the penalties of the
     constraints, divided by (number of tokens) ** length_penalty; when sampling it is the score.
     With --out FILE, each caption is a row: path, rank, caption, score, rank_score.
     """
+    if edits or undo:
+        target = CollectionOptions(uri=uri, collection=collection, token=token, model=model)
+        with target.open(execution) as engine:
+            ids = _ids(engine.collection, files)
+            records = engine.undo(ids) if undo else []
+            if edits:
+                records = engine.edit(ids, **_parsed(edits))
+        rows = [[one.caption, ", ".join(one.tags), one.path] for one in records]
+        console.table(["caption", "tags", "path"], rows)
+        names = ("id", PATH, CAPTION, TAGS, METADATA, "unedited")
+        console.emit([{name: getattr(one, name) for name in names} for one in records])
+        return
     config = load_config(GenerationConfig, overrides=decoding or [])
     several = config.num_return_sequences > 1
     if out is not None:
@@ -72,6 +109,32 @@ def caption(
             for rank, one in enumerate((best, *best.others), start=1)
         ],
     )
+
+
+def _ids(collection: "Collection", files: Sequence[str]) -> list[str]:
+    """Find the records of images by their paths."""
+    paths = {os.path.abspath(file): file for file in files} | {file: file for file in files}
+    found = collection.get(collection.ids(where(PATH, "in", list(paths))))
+    if missing := set(files) - {paths[record.path] for record in found.values()}:
+        raise SearchError(
+            f"{min(missing)} is not in collection {collection.info.collection!r}: `coca index` it"
+        )
+    return list(found)
+
+
+def _parsed(edits: Sequence[str]) -> dict[str, Any]:
+    """Parse `--set`: a caption, or KEY=TEXT."""
+    parsed: dict[str, Any] = {METADATA: {}}
+    for edit in edits:
+        key, is_named, text = edit.partition("=")
+        values = [part.strip() for part in text.split(",") if part.strip()]
+        if is_named and key == TAGS:
+            parsed[TAGS] = values
+        elif is_named and key in ("people", "title"):
+            parsed[METADATA][key] = (values if key == "people" else text) or None
+        else:
+            parsed[CAPTION] = text if is_named and key == CAPTION else edit
+    return parsed
 
 
 def _entry(caption: "Caption") -> dict[str, Any]:

@@ -16,7 +16,8 @@ from PIL import Image
 
 MAX_TEXT_BYTES = 1_024
 """Maximum length of a text but captions, in bytes of UTF-8."""
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\ufffe\uffff]+")
+"""Characters that no text has, and that XML cannot contain."""
 
 _RANGES: Mapping[str, tuple[type, float, float]] = {
     "rating": (int, -1, 5),
@@ -64,13 +65,18 @@ def text_of(value: Any, most: int = MAX_TEXT_BYTES) -> str:
         try:
             value = value.encode("latin-1")
         except UnicodeEncodeError:
-            return cut(_CONTROL.sub(" ", value).strip(), most)
+            return clean(value, most)
     if not isinstance(value, bytes):
         return ""
     try:
         text = value.decode()
     except UnicodeDecodeError:
         text = value.decode("latin-1")
+    return clean(text, most)
+
+
+def clean(text: str, most: int = MAX_TEXT_BYTES) -> str:
+    """Remove control characters and the spaces around a text; cut it after `most` bytes."""
     return cut(_CONTROL.sub(" ", text).strip(), most)
 
 

@@ -1,8 +1,9 @@
 """Build the record of a loaded image, and keep what people changed in it.
 
-People change records through the service, and not the files. What a source gives has a digest, the
-label. As long as that is the same, the caption, the metadata, the tags and the album of a record
-stay. If it changed, those of the source replace them. Hidden records and favourites stay so.
+People change records, and not the files. What a source gives has a digest, the label. As long as
+that is the same, the caption, the metadata, the tags and the album of a record stay. If it changed,
+those of the source replace them, but edited values; see `coca.search.edits`. Hidden records and
+favourites stay so.
 """
 
 import hashlib
@@ -14,13 +15,16 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from jaxtyping import Float32
 
+from coca.search.edits import generated_caption, kept, without_generated
 from coca.search.ingest.photo_metadata import Annotation, Header, reads_of_files, with_place
 from coca.search.ingest.sources import Entry, SourceImage
 from coca.search.records import (
+    CAPTION,
     FAVOURITE,
     OCR_TEXT,
     READ_METADATA,
     READ_TEXT,
+    TAGS,
     Origin,
     Record,
     series_of,
@@ -45,7 +49,7 @@ class Encoded:
     @classmethod
     def of(cls, records: Sequence[Record]) -> "Encoded":
         """Collect what records of the same bytes have."""
-        captions = (record.caption for record in records if record.origin.captioned)
+        captions = (text for one in records if (text := generated_caption(one)) is not None)
         texts = (
             str(record.metadata.get(OCR_TEXT, ""))
             for record in records
@@ -132,6 +136,9 @@ def merged(base: Record, fresh: Record, carried: Annotation) -> Record:
     else:
         is_kept = base.origin.label == fresh.origin.label != ""
     if not is_kept:
+        if not is_same_image:
+            base = replace(base, origin=without_generated(base.origin))
+        fresh = kept(base, fresh)
         return marked(fresh, hidden=base.hidden, favourite=FAVOURITE in base.tags)
     by_default = base.album == _default_album(base.path, base.origin.etag)
     record = replace(
@@ -155,7 +162,7 @@ def _of_other_bytes(record: Record, fresh: Record) -> Record:
     metadata = {key: value for key, value in record.metadata.items() if key != OCR_TEXT}
     if record.origin.captioned:
         record = replace(record, caption="", text_vector=None)
-    origin = replace(record.origin, captioned=False, read=fresh.origin.read)
+    origin = replace(without_generated(record.origin), read=fresh.origin.read)
     return replace(record, metadata=metadata, origin=origin)
 
 
@@ -172,10 +179,12 @@ def _with_carried(record: Record, carried: Annotation) -> Record:
     origin = replace(record.origin, read=record.origin.read | missing)
     if own.time and record.date_source in ("file", ""):
         record, origin = replace(record, time=own.time), replace(origin, dated="")
-    if own.caption and not given:
+    edits = record.origin.edits
+    if own.caption and not given and CAPTION not in edits:
         origin = replace(origin, captioned=False)
         record = replace(record, caption=own.caption, text_vector=None)
-    return replace(record, metadata=own.metadata, tags=own.tags, origin=origin)
+    tags = record.tags if TAGS in edits else own.tags
+    return replace(record, metadata=own.metadata, tags=tags, origin=origin)
 
 
 def marked(record: Record, *, hidden: bool, favourite: bool) -> Record:
@@ -199,14 +208,15 @@ def completed(record: Record, encoded: Encoded) -> Record:
 
 
 def is_captioned(record: Record) -> bool:
-    """Return whether the record has a caption, or a model generated an empty caption."""
-    return bool(record.caption) or record.origin.captioned
+    """Return whether the record has a caption, or a model or a person decided on none."""
+    return bool(record.caption) or record.origin.captioned or CAPTION in record.origin.edits
 
 
 def is_same_to_people(record: Record, other: Record) -> bool:
     """Return whether two records of a path differ in bookkeeping or dates of files only."""
     dated = replace(other.origin, dated=record.origin.dated, read=record.origin.read)
-    dated = replace(dated, etag=record.origin.etag, label=record.origin.label)
+    about = {name: getattr(record.origin, name) for name in ("etag", "label", "edits")}
+    dated = replace(dated, **about)
     texts = record.origin.read & READ_TEXT == other.origin.read & READ_TEXT
     return texts and record == replace(other, time=record.time, origin=dated)
 

@@ -21,6 +21,7 @@ from coca.search.ingest.exif import (
     MAX_TEXT_BYTES,
     Exif,
     camera_of,
+    clean,
     cut,
     moment_of,
     number_of,
@@ -30,6 +31,8 @@ from coca.search.ingest.exif import (
 )
 from coca.search.photo_filter import gazetteer, has_gazetteer
 from coca.search.records import (
+    CAPTION,
+    FAVOURITE,
     LATITUDE,
     LONGITUDE,
     MAX_BYTES,
@@ -202,7 +205,7 @@ def reads_of_files() -> int:
 
 MAX_XMP_BYTES = 4 << 20
 """Size above which XMP is not parsed, in bytes; that of an edited photo has tens of kilobytes."""
-_MAX_CAPTION_BYTES, _MAX_PEOPLE = 8_192, 64
+_MAX_CAPTION_BYTES, _MAX_PEOPLE = MAX_BYTES[CAPTION], 64
 _MAX_ELEMENTS, _MAX_LEVELS = 100_000, 32
 
 _CAMERA_CAPTIONS = re.compile(
@@ -231,7 +234,7 @@ def read_header(image: bytes) -> Header:
 
 def read_xmp(packet: bytes) -> Annotation:
     """Read an XMP packet, such as an `.xmp` sidecar; empty if it is damaged."""
-    return _annotation(Exif(), {}, _Xmp.parse(packet))
+    return _annotation(Exif(), {}, Xmp.parse(packet) or Xmp())
 
 
 # IPTC: what agencies and older programs write.
@@ -253,7 +256,7 @@ def _iptc_of(image: Image.Image) -> dict[tuple[int, int], list[str]]:
 
 # XMP: what photo programs write, into the file or next to it.
 
-_NAMESPACES = {
+XMP_NAMESPACES = {
     "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
     "dc": "http://purl.org/dc/elements/1.1/",
     "xmp": "http://ns.adobe.com/xap/1.0/",
@@ -262,7 +265,7 @@ _NAMESPACES = {
     "exifEX": "http://cipa.jp/exif/1.0/",
     "tiff": "http://ns.adobe.com/tiff/1.0/",
     "aux": "http://ns.adobe.com/exif/1.0/aux/",
-    "ext": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
+    "Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
     "regions": "http://www.metadataworkinggroup.com/schemas/regions/",
     "microsoft": "http://ns.microsoft.com/photo/1.2/t/Region#",
     "digiKam": "http://www.digikam.org/ns/1.0/",
@@ -274,7 +277,7 @@ _DEGREES = re.compile(r"(\d+),([\d.]+)(?:,([\d.]+))?([NSEW])")
 
 def _name(short: str) -> str:
     prefix, _, local = short.partition(":")
-    return f"{{{_NAMESPACES[prefix]}}}{local}"
+    return f"{{{XMP_NAMESPACES[prefix]}}}{local}"
 
 
 class _ShallowBuilder(ElementTree.TreeBuilder):
@@ -293,25 +296,28 @@ class _ShallowBuilder(ElementTree.TreeBuilder):
         return super().end(tag)
 
 
-class _Xmp:
+class Xmp:
     """Properties of an XMP packet."""
 
-    def __init__(self, values: Mapping[str, Sequence[str]], people: Sequence[str]) -> None:
-        self._values, self.people = values, people
+    def __init__(
+        self, values: Mapping[str, Sequence[str]] | None = None, people: Sequence[str] = ()
+    ) -> None:
+        """Take texts by the name of their property, and names of people."""
+        self._values, self.people = values or {}, people
 
     @classmethod
-    def parse(cls, packet: bytes) -> "_Xmp":
-        """Parse a packet; empty if it is damaged, too large, or declares entities."""
+    def parse(cls, packet: bytes) -> "Xmp | None":
+        """Parse a packet; None if it is damaged, too large, or declares entities."""
         text = packet[:MAX_XMP_BYTES].decode("utf-8-sig", "replace").strip(" \t\r\n\0")
         # Entities would let a small file become a large text.
         if len(packet) > MAX_XMP_BYTES or "<!DOCTYPE" in text or text.count("<") > _MAX_ELEMENTS:
-            return cls({}, ())
+            return None
         try:
             parser = ElementTree.XMLParser(target=_ShallowBuilder())
             parser.feed(text)
             root = parser.close()
         except (ElementTree.ParseError, ValueError):
-            return cls({}, ())
+            return None
         values: dict[str, list[str]] = {}
         people: list[str] = []
         for described in root.iter(_name("rdf:Description")):
@@ -331,17 +337,20 @@ class _Xmp:
         return cls(values, people)
 
     def texts(self, name: str) -> list[str]:
-        return texts_of(self._values.get(_name(name), ()))
+        """Return the texts of a property, such as `dc:subject`, without empty ones."""
+        return list(filter(None, map(clean, self._values.get(_name(name), ()))))
 
     def text(self, *names: str, most: int = MAX_TEXT_BYTES) -> str:
         """Return the first text of the first property that has one."""
         found = (text for name in names for text in self._values.get(_name(name), ()))
-        return next(filter(None, (text_of(text, most) for text in found)), "")
+        return next(filter(None, (clean(text, most) for text in found)), "")
 
     def number(self, field: str, *names: str) -> Any:
+        """Return the number of the first of these properties; None if it is none."""
         return number_of(field, self.text(*names))
 
     def degrees(self, field: str, name: str) -> Any:
+        """Return a latitude or longitude in degrees; None if it is none."""
         found = _DEGREES.fullmatch(self.text(name))
         if not found:
             return None
@@ -352,6 +361,7 @@ class _Xmp:
         return number_of(field, -value if found[4] in "SW" else value)
 
     def moment(self) -> tuple[datetime, tzinfo | None] | None:
+        """Return the time of capture and its zone; None if it is unknown."""
         for name in ("exif:DateTimeOriginal", "photoshop:DateCreated", "xmp:CreateDate"):
             try:
                 moment = datetime.fromisoformat(self.text(name))
@@ -361,21 +371,21 @@ class _Xmp:
         return None
 
 
-def _xmp_of(image: Image.Image, exif: Exif) -> _Xmp:
+def _xmp_of(image: Image.Image, exif: Exif) -> Xmp:
     packet = image.info.get("xmp", exif.value(_XMP_TAG))
-    return _Xmp.parse(packet) if isinstance(packet, bytes) else _Xmp({}, ())
+    return (Xmp.parse(packet) if isinstance(packet, bytes) else None) or Xmp()
 
 
 def _property(element: ElementTree.Element, name: str) -> str:
     """Return a property of a structure: an attribute, or a child."""
     qualified = _name(name)
-    return text_of(element.get(qualified) or element.findtext(qualified))
+    return clean(element.get(qualified) or element.findtext(qualified) or "")
 
 
 # The three together.
 
 
-def _annotation(exif: Exif, iptc: Mapping[tuple[int, int], Sequence[str]], xmp: _Xmp) -> Annotation:
+def _annotation(exif: Exif, iptc: Mapping[tuple[int, int], Sequence[str]], xmp: Xmp) -> Annotation:
     described = text_of(exif.value(0x010E), _MAX_CAPTION_BYTES)
     caption = (
         xmp.text("dc:description", most=_MAX_CAPTION_BYTES)
@@ -386,6 +396,8 @@ def _annotation(exif: Exif, iptc: Mapping[tuple[int, int], Sequence[str]], xmp: 
     trees = [*xmp.texts("digiKam:TagsList"), *xmp.texts("lr:hierarchicalSubject")]
     leaves = [re.split(r"[/|]", tree)[-1].strip() for tree in trees]
     keywords = [*(xmp.texts("dc:subject") or leaves), *iptc.get(_KEYWORDS, ())]
+    if xmp.text("xmp:Label") == FAVOURITE:
+        keywords.append(FAVOURITE)
     moment = moment_of(exif) or xmp.moment()
     place: dict[str, Any] = place_of(exif.gps)
     if not place:
@@ -399,7 +411,7 @@ def _annotation(exif: Exif, iptc: Mapping[tuple[int, int], Sequence[str]], xmp: 
         found = exif.number(name, tag)
         return xmp.number(name, *properties) if found is None else found
 
-    people = dict.fromkeys([*xmp.texts("ext:PersonInImage"), *xmp.people])
+    people = dict.fromkeys([*xmp.texts("Iptc4xmpExt:PersonInImage"), *xmp.people])
     photo = dict[str, Any](
         title=xmp.text("dc:title") or "".join(iptc.get(_TITLE, ())[:1]),
         people=list(people)[:_MAX_PEOPLE],

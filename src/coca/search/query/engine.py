@@ -12,6 +12,7 @@ from coca.core.errors import ArgumentError, SearchError
 from coca.core.files.local_files import read_file
 from coca.runtime.image_file import read_image
 from coca.runtime.inputs import as_images, as_texts
+from coca.search.edits import edited, undone, write_changes
 from coca.search.filters import where
 from coca.search.perceptual_hash import perceptual_hash
 from coca.search.predictor import CaptionScorer, Embedder
@@ -182,6 +183,44 @@ class SearchEngine:
             )
         return records
 
+    def edit(
+        self,
+        ids: Sequence[str],
+        *,
+        caption: str | None = None,
+        tags: Sequence[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> list[Record]:
+        """Correct what records say, for good; new captions are embedded. See `coca.search.edits`.
+
+        Args:
+            ids: Records to edit.
+            caption: Caption; that of a model, unchanged, confirms it. Default: unchanged.
+            tags: All tags. Default: unchanged.
+            metadata: Values of some keys, such as `people`; None removes a key.
+
+        Raises:
+            SearchError: A record does not exist, or cannot be stored.
+        """
+        changes: Any = {"caption": caption, "tags": tags, "metadata": metadata}
+        return self._write(ids, lambda record: edited(record, **changes))
+
+    def undo(self, ids: Sequence[str], fields: Sequence[str] = ()) -> list[Record]:
+        """Restore `caption`, `tags` or `metadata.KEY` as before `edit`; by default all of them.
+
+        Raises:
+            ArgumentError: A field cannot be edited.
+            SearchError: A record does not exist.
+        """
+        return self._write(ids, lambda record: undone(record, fields))
+
+    def _write(self, ids: Sequence[str], change: Callable[[Record], Record]) -> list[Record]:
+        stored = self.collection.get(ids)
+        if missing := [id for id in ids if id not in stored]:
+            raise self._missing(missing[0])
+        changed = {id: (record, change(record)) for id, record in stored.items()}
+        return write_changes(self.collection, changed, self.embedder.embed_texts)
+
     def search(
         self,
         text: str | None = None,
@@ -283,7 +322,7 @@ class SearchEngine:
         id = hit if isinstance(hit, str) else hit.id
         record = self.collection.get([id]).get(id)
         if record is None:
-            raise SearchError(f"there is no record {id!r} in {self.collection.info.collection!r}")
+            raise self._missing(id)
         terms, asked = (
             typed_terms(query) if isinstance(query, str) else query,
             QueryOptions(**options),
@@ -402,13 +441,16 @@ class SearchEngine:
         options.check_page(MAX_RESULTS)
         record = self.collection.get([id]).get(id)
         if record is None:
-            raise SearchError(f"there is no record {id!r} in {self.collection.info.collection!r}")
+            raise self._missing(id)
         # One more, as the image finds itself; that hit may be on an earlier page.
         page = options.page(offset=0, limit=min(offset + limit + 1, MAX_RESULTS))
         own = group_of(record.as_hit(), page.group_by)
         hits = self.collection.nearest(record.vector[np.newaxis], page)[0]
         others = [hit for hit in hits if group_of(hit, page.group_by) != own]
         return others[offset : offset + limit]
+
+    def _missing(self, id: str) -> SearchError:
+        return SearchError(f"there is no record {id!r} in {self.collection.info.collection!r}")
 
 
 def _ranking(options: QueryOptions, terms: Sequence[Term]) -> Ranking | None:

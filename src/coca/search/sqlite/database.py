@@ -17,7 +17,7 @@ from coca.core.errors import SearchError, StorageError
 
 APPLICATION_ID = 0x436F4361
 """`CoCa` in ASCII, in the header of each file of ours."""
-FORMAT = 2
+FORMAT = 3
 """Version of the tables, in the header as `user_version`."""
 _MAGIC = b"SQLite format 3\0"
 _STEPS = 100_000

@@ -44,7 +44,7 @@ CREATE TABLE "{name}" (
     width INTEGER NOT NULL, height INTEGER NOT NULL, time INTEGER NOT NULL,
     tags TEXT NOT NULL, hidden INTEGER NOT NULL, metadata TEXT NOT NULL,
     etag TEXT NOT NULL, label TEXT NOT NULL, captioned INTEGER NOT NULL, dated TEXT NOT NULL,
-    read INTEGER NOT NULL, seq INTEGER NOT NULL
+    read INTEGER NOT NULL, edits TEXT NOT NULL, seq INTEGER NOT NULL
 );
 CREATE TABLE "{name}_vectors" (
     row INTEGER PRIMARY KEY, image BLOB NOT NULL, caption BLOB, hash BLOB NOT NULL
@@ -58,6 +58,7 @@ CREATE TABLE "{name}_deleted" (id TEXT NOT NULL, row INTEGER UNIQUE, seq INTEGER
 
 _AMONG = "IN (SELECT value FROM json_each(?))"
 _FIELDS = (*HIT_FIELDS, *Origin.__slots__)
+_JSON = (TAGS, METADATA, "edits")
 _COLUMNS = ("row", "seq", "caption_source", *_FIELDS)
 
 
@@ -264,18 +265,16 @@ def stacked(vectors: Sequence[bytes | None], embed_dim: int) -> Float32[np.ndarr
 
 def _values(record: Record, row: int, seq: int) -> tuple[Any, ...]:
     fields = to_plain(record)
-    fields |= fields.pop(ORIGIN) | {
-        TAGS: json.dumps(fields[TAGS], ensure_ascii=False),
-        METADATA: json.dumps(fields[METADATA], ensure_ascii=False, allow_nan=False),
-    }
+    fields |= fields.pop(ORIGIN)
+    for name in _JSON:
+        fields[name] = json.dumps(fields[name], ensure_ascii=False, allow_nan=False)
     return (row, seq, record.caption_source, *(fields[name] for name in _FIELDS))
 
 
 def _record(stored: Sequence[Any]) -> Record:
     fields = dict(zip(_FIELDS, stored, strict=False))
     fields |= {
-        TAGS: json.loads(fields[TAGS]),
-        METADATA: json.loads(fields[METADATA]),
+        **{name: json.loads(fields[name]) for name in _JSON},
         HIDDEN: bool(fields[HIDDEN]),
         "captioned": bool(fields["captioned"]),
     }

@@ -18,6 +18,7 @@ from coca.core.errors import CocaError, ConfigError
 from coca.core.files.formats import media_type_of
 from coca.core.files.local_files import file_etag
 from coca.runtime.text_reader import MAX_SIDE_PX
+from coca.search.edits import edited, undone, write_changes
 from coca.search.filters import where
 from coca.search.ingest.photo_metadata import PHOTO_FIELDS, Annotation, reads_of_files, with_place
 from coca.search.records import (
@@ -62,6 +63,8 @@ class Item(Body):
     captions: list[str]
     """All captions; the first one is `caption`."""
     caption_source: Literal["given", "model", ""]
+    unedited: dict[str, Any] = {}
+    """Values before people edited them, by field: `caption`, `tags` or `metadata.KEY`."""
     tags: list[str]
     album: str
     width: int
@@ -106,8 +109,13 @@ class NewItem(Body):
 
 
 class ItemChange(Body):
-    """Changes of an item; absent fields stay as they are."""
+    """Changes of an item; absent fields stay as they are.
 
+    Captions are embedded at once. Captions, tags and metadata win over later runs of `coca index`.
+    """
+
+    undo: Annotated[list[str], Field(max_length=256)] = []
+    """Fields to restore, of those in `unedited`; before the other changes."""
     caption: Annotated[str, Field(max_length=65_535)] | None = None
     tags: Annotated[list[str], Field(max_length=256)] | None = None
     add_tags: Annotated[list[str], Field(max_length=256)] = []
@@ -159,6 +167,7 @@ def fields_of(
         "caption": record.caption,
         "captions": _captions(record.caption, record.metadata),
         "caption_source": record.caption_source,
+        "unedited": dict(record.unedited),
         "tags": list(record.tags),
         "album": record.album,
         "width": record.width,
@@ -275,53 +284,44 @@ def change_items(
         The changed records, copies last, and the ids that do not exist.
     """
     wanted, collection = list(dict.fromkeys(ids)), served.collection
-    text_vector = _text_vector(tenant, change.caption or "")
+    embed_texts = tenant.service.model.embed_texts
     with served.writing():
         stored = collection.get(wanted)
         size = _size(change.model_dump(exclude_none=True, exclude={"ids", "collection"}))
         tenant.count_bytes(size * len(stored))
-        changes = {
-            id: _fields(stored[id], change, text_vector=text_vector)
-            for id in wanted
-            if id in stored
-        }
-        changed = [replace(stored[id], **fields) for id, fields in changes.items()]
+        changes = {id: (stored[id], _changed(stored[id], change)) for id in wanted if id in stored}
+        changed = [record for _, record in changes.values()]
         for record in changed:
             _check(record.caption, record.metadata, record.tags, record.album, record.time)
-        if any(fields.keys() & {"hidden", "tags"} for fields in changes.values()):
+        if any((old.hidden, old.tags) != (new.hidden, new.tags) for old, new in changes.values()):
             copies = _changed_copies(collection, changed)
-            changes |= {copy.id: {"hidden": copy.hidden, "tags": copy.tags} for copy in copies}
-            changed += copies
-        collection.patch(changes)
+            changes |= {new.id: (old, new) for old, new in copies}
+        changed = write_changes(collection, changes, embed_texts)
     tenant.record("change", served.name, ids=[record.id for record in changed])
     return changed, [id for id in wanted if id not in stored]
 
 
-def _fields(
-    record: Record, change: ItemChange, *, text_vector: Float32[np.ndarray, " E"] | None
-) -> dict[str, Any]:
-    """List the fields of a record that a change sets, with their values."""
-    fields: dict[str, Any] = {}
-    if change.tags is not None or change.add_tags or change.remove_tags:
-        tags = [*(record.tags if change.tags is None else change.tags), *change.add_tags]
-        removed = set(change.remove_tags)
-        fields["tags"] = tuple(tag for tag in dict.fromkeys(tags) if tag not in removed)
-    if change.metadata:
-        metadata = {**record.metadata, **change.metadata}
-        fields["metadata"] = {key: value for key, value in metadata.items() if value is not None}
+def _changed(record: Record, change: ItemChange) -> Record:
+    """Apply a change to a record; the vector of another caption is missing."""
+    record = undone(record, change.undo) if change.undo else record
+    tags = [*(record.tags if change.tags is None else change.tags), *change.add_tags]
+    removed = set(change.remove_tags)
+    record = edited(
+        record,
+        caption=change.caption,
+        tags=[tag for tag in tags if tag not in removed],
+        metadata=change.metadata,
+    )
     if change.hidden is not None:
-        fields["hidden"] = change.hidden
-    origin = record.origin
+        record = replace(record, hidden=change.hidden)
     if change.time is not None:
-        origin = replace(origin, dated="")
-        fields |= {"time": change.time, "origin": origin}
-    if change.caption is not None:
-        origin = replace(origin, captioned=False)
-        fields |= {"caption": change.caption, "text_vector": text_vector, "origin": origin}
-    return fields
+        record = replace(record, time=change.time, origin=replace(record.origin, dated=""))
+    return record
 
 
-def _changed_copies(collection: Collection, changed: Sequence[Record]) -> list[Record]:
+def _changed_copies(
+    collection: Collection, changed: Sequence[Record]
+) -> list[tuple[Record, Record]]:
     """List the other records of the same images that differ in `hidden` or as favourites.
 
     Otherwise searches would find a copy of a hidden image.
@@ -335,7 +335,7 @@ def _changed_copies(collection: Collection, changed: Sequence[Record]) -> list[R
         tags = [tag for tag in copy.tags if tag != FAVOURITE]
         tags += [FAVOURITE] if FAVOURITE in record.tags else []
         if record.hidden != copy.hidden or set(tags) != set(copy.tags):
-            found.append(replace(copy, hidden=record.hidden, tags=tuple(tags)))
+            found.append((copy, replace(copy, hidden=record.hidden, tags=tuple(tags))))
     return found
 
 
@@ -440,7 +440,7 @@ def change_many(body: ItemChanges, tenant: Writer) -> Affected:
 
 @router.patch("/{id:item}", responses=WRITE_ERRORS)
 def change(id: Id, body: ItemChange, tenant: Writer, collection: Named = None) -> Item:
-    """Change caption, tags, time or metadata of an item, or hide it."""
+    """Change caption, tags, time or metadata of an item, restore what was edited, or hide it."""
     served = tenant.collection(collection)
     served.record(id)
     (record, *_), _ = change_items(tenant, served, [id], body)

@@ -2,6 +2,7 @@
 
 import { change, hide, showAgain } from "./actions.js";
 import { api, urlOf } from "./api.js";
+import { captionSection, textsSection } from "./correct.js";
 import { $, button, h } from "./dom.js";
 import { saveBlob } from "./files.js";
 import { TECHNICAL, titleOf, valueName } from "./filters.js";
@@ -15,7 +16,7 @@ const RETRY_MS = 3000;
 /** Kind of an item's date -> its name. */
 const DATES = { taken: "Taken", file: "File date", added: "Added" };
 /** Metadata that the view shows elsewhere. */
-const SHOWN = new Set(["captions", "name", ...TECHNICAL]);
+const SHOWN = new Set(["captions", "name", "people", ...TECHNICAL]);
 
 /** Write exposure time, aperture, focal length and sensitivity as cameras do. */
 function exposureOf({ exposure_s: time, f_number: aperture, focal_length: length, iso }) {
@@ -104,7 +105,7 @@ export class ItemView {
   }
 
   #key(event) {
-    if (event.target.matches("input") || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.matches("input, textarea") || event.ctrlKey || event.metaKey || event.altKey) return;
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     const actions = {
       x: () => this.wall.select(this.item, false),
@@ -136,8 +137,9 @@ export class ItemView {
         button(t("Close"), "close", () => this.dialog.close(), { autofocus: true }),
       ),
       this.#actions(),
-      this.#captions(),
+      captionSection(this.item, this.#writer()),
       this.#tags(),
+      this.#people(),
       this.#details(),
     );
     this.view.replaceChildren(this.#stage(), panel);
@@ -229,18 +231,6 @@ export class ItemView {
     }
   }
 
-  #captions() {
-    const { item } = this;
-    const sources = { given: "Caption given with the image", model: "Caption generated" };
-    const captions = item.captions.slice(1).map((caption) => h("li", {}, caption));
-    return h(
-      "section",
-      { class: "item-section", "aria-label": t("Captions") },
-      captions.length > 0 && h("ul", { class: "item-captions", role: "list" }, ...captions),
-      h("p", { class: "hint" }, t(sources[item.caption_source] ?? "No caption")),
-    );
-  }
-
   async #change(changes) {
     const { item } = this;
     const { collection } = this.store.state;
@@ -257,44 +247,33 @@ export class ItemView {
     const nameOf = (one) => one?.getAttribute?.("aria-label") ?? one?.textContent;
     const focused = nameOf(document.activeElement);
     this.#draw();
-    [...this.view.querySelectorAll("button, input")].find((one) => nameOf(one) === focused)?.focus();
+    [...this.view.querySelectorAll("button, input, textarea")].find((one) => nameOf(one) === focused)?.focus();
   }
 
-  /** Build the section of tags: each can be searched and removed, and more be added. */
+  #writer() {
+    return this.writable() ? (changes) => this.#change(changes) : null;
+  }
+
   #tags() {
-    const { tags } = this.item;
-    const writable = this.writable();
-    const search = (name) => () => this.store.set({ tags: [...new Set([...this.store.state.tags, name])], item: "" });
-    const shown = tags.map((tag) => {
-      const name = valueName("tags", tag);
-      return h(
-        "li",
-        { class: "tag" },
-        h("button", {
-          type: "button", class: "tag-name", title: t("Show images with {name}", { name }), on: { click: search(tag) },
-        }, name),
-        writable && button(t("Remove {name}", { name }), "close", () => this.#change({ remove_tags: [tag] }), {
-          class: "tag-remove",
-        }),
-      );
+    return textsSection(this.item, {
+      title: t("Tags"), label: t("Add a tag"), field: "tags", texts: this.item.tags, change: this.#writer(),
+      nameOf: (tag) => valueName("tags", tag),
+      search: (tag) => this.store.set({ tags: [...new Set([...this.store.state.tags, tag])], item: "" }),
+      add: (tag) => ({ add_tags: [tag] }),
+      remove: (tag) => ({ remove_tags: [tag] }),
     });
-    const label = t("Add a tag");
-    const input = h("input", {
-      class: "field field-small", "aria-label": label, placeholder: label, maxlength: "170", autocomplete: "off",
+  }
+
+  #people() {
+    const people = [this.item.metadata.people ?? []].flat();
+    const write = (names) => ({ metadata: { people: names.length ? names : null } });
+    return textsSection(this.item, {
+      title: t("People"), label: t("Add a name"), field: "metadata.people", texts: people, change: this.#writer(),
+      nameOf: (name) => name,
+      search: null,
+      add: (name) => write([...new Set([...people, name])]),
+      remove: (name) => write(people.filter((one) => one !== name)),
     });
-    const submit = async (event) => {
-      event.preventDefault();
-      const name = input.value.trim();
-      if (name) await this.#change({ add_tags: [name] });
-    };
-    if (!tags.length && !writable) return null;
-    return h(
-      "section",
-      { class: "item-section", "aria-labelledby": "item-tags" },
-      h("h3", { id: "item-tags" }, t("Tags")),
-      tags.length > 0 && h("ul", { class: "tags", role: "list" }, ...shown),
-      writable && h("form", { class: "tag-form", on: { submit } }, input),
-    );
   }
 
   #details() {

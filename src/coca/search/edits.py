@@ -1,0 +1,183 @@
+"""Edits of records by people: they win over generated and indexed values, and can be undone.
+
+The origin of a record has one entry for each edited field, `caption`, `tags` or `metadata.KEY`. It
+keeps the value `before` the edit; whether a model wrote it, `generated`; and the value that the
+source of the image gave last, `given`, where that is another. Only a value that people change in
+the source later, such as a caption in an XMP file, replaces an edit. The tag of favourites is not
+part of an edit.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from coca.core.errors import ArgumentError
+from coca.search.records import CAPTION, FAVOURITE, METADATA, TAGS, Origin, Record
+from coca.search.store import Collection
+
+EmbedTexts = Callable[[Sequence[str]], Float32[np.ndarray, "N E"]]
+
+_METADATA = f"{METADATA}."
+_CHANGED = (CAPTION, TAGS, METADATA, "time", "hidden", "origin")
+"""Fields that `write_changes` compares; the vector follows the caption."""
+
+
+def edited(
+    record: Record,
+    *,
+    caption: str | None = None,
+    tags: Iterable[str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Record:
+    """Edit a record; the vector of another caption is missing, see `write_changes`.
+
+    Args:
+        record: The record.
+        caption: Caption; that of a model, unchanged, confirms it. None: unchanged.
+        tags: All tags. None: unchanged.
+        metadata: Values of some keys; None removes a key.
+    """
+    origin, values = record.origin, {} if caption is None else {CAPTION: caption}
+    wanted: dict[str, Any] = values | ({} if tags is None else {TAGS: [*dict.fromkeys(tags)]})
+    wanted |= {_METADATA + key: value for key, value in (metadata or {}).items()}
+    edits = dict(origin.edits)
+    for field, value in wanted.items():
+        before = _value(record, field)
+        if field == CAPTION and origin.captioned:
+            edits.setdefault(field, {"before": before, "given": "", "generated": True})
+        elif before != _plain(field, value):
+            edits.setdefault(field, {"before": before})
+        if field == TAGS:
+            record = replace(record, tags=())  # without that of favourites
+        record = _with_value(record, field, value)
+    if CAPTION in wanted:
+        origin = replace(origin, captioned=False)
+    return replace(record, origin=replace(origin, edits=edits))
+
+
+def undone(record: Record, fields: Iterable[str] = ()) -> Record:
+    """Restore the values before the edits of some fields, by default of all.
+
+    Raises:
+        ArgumentError: A field cannot be edited.
+    """
+    edits = dict(record.origin.edits)
+    for field in list(fields) or list(edits):
+        if field not in (CAPTION, TAGS) and not field.startswith(_METADATA):
+            raise ArgumentError(
+                f"{field!r} cannot be edited: fields are {CAPTION}, {TAGS} and {METADATA}.KEY"
+            )
+        if field not in edits:
+            continue
+        edit, origin = edits.pop(field), record.origin
+        if field == CAPTION:
+            origin = replace(origin, captioned=edit.get("generated", False))
+        record = replace(_with_value(record, field, edit["before"]), origin=origin)
+    return replace(record, origin=replace(record.origin, edits=edits))
+
+
+def kept(base: Record, fresh: Record) -> Record:
+    """Edit a record that is read again as its former version was edited.
+
+    An edit ends where the source has a value, or an item of a list, that nobody knew before.
+    """
+    if base.origin.captioned and fresh.caption and not _is_new(fresh.caption, [base.caption]):
+        # It was written to a file of its own, and is still that of a model.
+        origin = replace(fresh.origin, captioned=True)
+        fresh = replace(fresh, caption=base.caption, text_vector=base.text_vector, origin=origin)
+    edits = {}
+    for field, edit in base.origin.edits.items():
+        given, own = _value(fresh, field), _value(base, field)
+        is_given = given not in (None, "", [])
+        if is_given and _is_new(given, [edit["before"], edit.get("given"), own]):
+            continue
+        edits[field] = {**edit, "given": given} if is_given else edit
+        fresh = _with_value(fresh, field, own)
+        if field == CAPTION:
+            fresh = replace(fresh, text_vector=base.text_vector)
+    return replace(fresh, origin=replace(fresh.origin, edits=edits))
+
+
+def generated_caption(record: Record) -> str | None:
+    """Return the caption that a model generated, also if it was edited; None without."""
+    edit = record.origin.edits.get(CAPTION, {})
+    if edit.get("generated"):
+        return str(edit["before"])
+    return record.caption if record.origin.captioned else None
+
+
+def without_generated(origin: Origin) -> Origin:
+    """Forget the caption that a model generated for other bytes of the file."""
+    edits = {
+        field: {"before": "", "given": edit["given"]} if edit.get("generated") else edit
+        for field, edit in origin.edits.items()
+    }
+    return replace(origin, captioned=False, edits=edits)
+
+
+def write_changes(
+    collection: Collection, changed: Mapping[str, tuple[Record, Record]], embed_texts: EmbedTexts
+) -> list[Record]:
+    """Write changed records, and embed their captions; return the records as they are written.
+
+    Args:
+        collection: Their collection.
+        changed: Id -> the record as it was read, and with its changes.
+        embed_texts: The model of the collection.
+    """
+    due = {new.caption for old, new in changed.values() if new.caption != old.caption}
+    texts = sorted(filter(str.strip, due))
+    vectors = dict(zip(texts, embed_texts(texts), strict=True)) if texts else {}
+    written: list[Record] = []
+    changes: dict[str, dict[str, Any]] = {}
+    for id, (old, new) in changed.items():
+        is_same = new.caption == old.caption
+        vector = old.text_vector if is_same else vectors.get(new.caption)
+        written.append(replace(new, text_vector=vector))
+        differing = [name for name in _CHANGED if getattr(new, name) != getattr(old, name)]
+        changes[id] = {name: getattr(new, name) for name in differing}
+        if not is_same:
+            changes[id]["text_vector"] = vector
+    collection.patch(changes)
+    return written
+
+
+def _value(record: Record, field: str) -> Any:
+    """Return a field in the form of JSON; None for a missing key of the metadata."""
+    if field.startswith(_METADATA):
+        return record.metadata.get(field.removeprefix(_METADATA))
+    return _plain(field, getattr(record, field))
+
+
+def _plain(field: str, value: Any) -> Any:
+    return [tag for tag in value if tag != FAVOURITE] if field == TAGS else value
+
+
+def _with_value(record: Record, field: str, value: Any) -> Record:
+    if field == CAPTION:
+        vector = record.text_vector if value == record.caption else None
+        return replace(record, caption=value, text_vector=vector)
+    if field == TAGS:
+        favourite = [FAVOURITE] if FAVOURITE in record.tags else []
+        return replace(record, tags=tuple(dict.fromkeys([*value, *favourite])))
+    key = field.removeprefix(_METADATA)
+    rest = {name: one for name, one in record.metadata.items() if name != key}
+    return replace(record, metadata=rest if value is None else {**record.metadata, key: value})
+
+
+def _is_new(value: Any, known: Sequence[Any]) -> bool:
+    """Return whether a value, or an item of a list, is none of the known ones.
+
+    White space is ignored, as files do not keep all of it.
+    """
+    if isinstance(value, list):
+        known = [item for one in known if isinstance(one, list) for item in one]
+        return any(_is_new(item, known) for item in value)
+    return _letters(value) not in map(_letters, known)
+
+
+def _letters(value: Any) -> str:
+    return "".join(sign for sign in str(value) if sign.isprintable() and not sign.isspace())
