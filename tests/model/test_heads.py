@@ -8,7 +8,7 @@ from torch import Tensor
 
 from coca.core.errors import ConfigError
 from coca.model.coca_config import CoCaConfig, HeadConfig
-from coca.model.heads import class_logits, head_for, head_of, logits_of
+from coca.model.heads import head_for, head_logits, head_of, head_tokens, logits_of
 from coca.model.openclip.openclip import AnyCoCa
 from coca.model.openclip.openclip_config import OpenCLIPConfig
 from coca.model.pretrained import build
@@ -33,6 +33,10 @@ def prepack(architecture: str, *rows: list[int], length: int = 12) -> Tensor:
         return torch.tensor([caption(*row, length=length) for row in rows])
     padded = [[BOS, *row, EOS] + [0] * (length - len(row) - 2) for row in rows]
     return torch.tensor(padded)
+
+
+def class_logits(model: AnyCoCa, images: Tensor, tokens: Tensor | None = None) -> Tensor:
+    return head_logits(model, head_tokens(model, images.flatten(0, -4)), tokens)
 
 
 @pytest.fixture
@@ -147,7 +151,7 @@ def test_a_pair_is_two_passes_concatenated(architecture: str) -> None:
 
 def test_another_number_of_images_is_refused(images: Tensor) -> None:
     with pytest.raises(ConfigError, match="reads 2 images per sample, but got 1"):
-        class_logits(make("coca", images_per_sample=2), images)
+        head_for(make("coca", images_per_sample=2), images, with_captions=False)
 
 
 def test_captions_are_not_learned_from_several_images() -> None:

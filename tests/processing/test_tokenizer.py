@@ -287,17 +287,8 @@ def test_parts_of_words_and_special_tokens_are_no_words() -> None:
     assert words[ids[-1]] is None
 
 
-def test_words_that_are_added_later_follow_all_others() -> None:
-    larger = WITH_WORDS.with_words(["hund", "car", "straße"])
-    assert larger.vocab_size == WITH_WORDS.vocab_size + 2
-    assert larger.words()[-2:] == ["hund", "straße"]
-    assert larger.encode_prompt("a car") == WITH_WORDS.encode_prompt("a car")
-
-
 def test_too_many_words_and_unigram_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"vocab_size is 265; it must be above 269, which .* 9 w"):
         Tokenizer.train(CAPTIONS, vocab_size=265, words=LISTED)
     with pytest.raises(ConfigError, match="words need a tokenizer of kind 'bpe', got 'unigram'"):
         Tokenizer.train(CAPTIONS, vocab_size=330, kind="unigram", words=LISTED)
-    with pytest.raises(ConfigError, match="words need a tokenizer of kind 'bpe', got 'unigram'"):
-        TRAINED["unigram", True].with_words(["hund"])

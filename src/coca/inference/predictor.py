@@ -27,7 +27,7 @@ from coca.model.coca_config import HeadConfig
 from coca.model.generation.generate import generate
 from coca.model.generation.sampling import image_numbers
 from coca.model.generation.scoring import score_captions, scored_lengths
-from coca.model.heads import head_logits, head_tokens
+from coca.model.heads import head_logits, head_of, head_tokens
 from coca.model.layers.prepacked import prepack_weights
 from coca.model.openclip.openclip import AnyCoCa
 from coca.processing.processor import Processor
@@ -157,7 +157,7 @@ class Predictor(BasePredictor):
         on_error: OnError = "raise",
         progress: ProgressOption = False,
     ) -> Float[ndarray, "N K"]:
-        head = head_of(self.model)
+        head = head_of(self.model).config
         asked = check_texts(head, texts, len(samples))
         size = max(1, self.batch_size // head.images_per_sample)
 
@@ -309,16 +309,6 @@ def require_coca(predictor: BasePredictor) -> Predictor:
     if not isinstance(predictor, Predictor):
         raise ConfigError(f"{predictor.source} is not a CoCa model on torch, which this needs")
     return predictor
-
-
-def head_of(model: AnyCoCa) -> HeadConfig:
-    """Return the configuration of a model's head."""
-    if model.config.head is None:
-        raise ConfigError(
-            "this model has no head that answers; `coca finetune` gives it one, and `classify` "
-            "chooses among any labels without"
-        )
-    return model.config.head
 
 
 def check_texts(head: HeadConfig, texts: Sequence[str] | None, samples: int) -> list[str] | None:

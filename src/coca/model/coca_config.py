@@ -140,57 +140,46 @@ class CoCaConfig(Config):
     @classmethod
     def presets(cls) -> dict[str, "CoCaConfig"]:
         """Return the named sizes: three of the paper, and small sizes for one machine."""
-        base = cls()
-        large = cls._of(width=1024, layers=24, heads=16, image_mlp=4096, text_mlp=4096, depth=12)
-        big = cls._of(width=1408, layers=40, heads=16, image_mlp=6144, text_mlp=5632, depth=18)
         return {
-            "coca_base": base,
-            "coca_large": large,
-            "coca_2b": big.replace(text=big.text.replace(tie_embeddings=True)),
+            "coca_base": cls(),
+            "coca_large": cls._sized(1024, heads=16, layers=24, depth=12),
+            "coca_2b": cls._sized(1408, heads=16, layers=40, depth=18, mlp=6144, tied=True),
             "coca_small": cls._small(384, layers=12, depth=6, size=224, patch=16, vocab=32_000),
             "coca_mini": cls._small(256, layers=8, depth=4, size=128, patch=16, vocab=16_000),
             "coca_tiny": cls._small(192, layers=6, depth=3, size=64, patch=8, vocab=8_000),
         }
 
     @classmethod
-    def _of(
-        cls, *, width: int, layers: int, heads: int, image_mlp: int, text_mlp: int, depth: int
-    ) -> "CoCaConfig":
-        return cls(
-            image=ViTConfig(width=width, layers=layers, heads=heads, mlp_width=image_mlp),
-            text=TextDecoderConfig(
-                width=width,
-                heads=heads,
-                mlp_width=text_mlp,
-                unimodal_layers=depth,
-                multimodal_layers=depth,
-            ),
-            pooler=PoolerConfig(heads=heads),
-            embed_dim=width,
-        )
+    def _small(cls, width: int, **sizes: int) -> "CoCaConfig":
+        """Scale the paper's proportions: heads of 64, and a query per token."""
+        return cls._sized(width, heads=width // 64, tied=True, **sizes)
 
     @classmethod
-    def _small(
-        cls, width: int, *, layers: int, depth: int, size: int, patch: int, vocab: int
+    def _sized(
+        cls,
+        width: int,
+        *,
+        heads: int,
+        layers: int,
+        depth: int,
+        mlp: int | None = None,
+        size: int = 288,
+        patch: int = 18,
+        vocab: int = 64_000,
+        tied: bool = False,
     ) -> "CoCaConfig":
-        """Scale the paper's proportions: heads of 64, MLPs of 4 x width, a query per token."""
-        heads = width // 64
-        image = ViTConfig(
-            image_size=size,
-            patch_size=patch,
-            width=width,
-            layers=layers,
-            heads=heads,
-            mlp_width=4 * width,
+        """Size all parts alike. MLPs are 4 x width; `mlp` is another width of the encoder's."""
+        tower = {"width": width, "heads": heads, "mlp_width": 4 * width}
+        image = ViTConfig(image_size=size, patch_size=patch, layers=layers, **tower)
+        return cls(
+            image=image if mlp is None else image.replace(mlp_width=mlp),
+            text=TextDecoderConfig(
+                vocab_size=vocab,
+                unimodal_layers=depth,
+                multimodal_layers=depth,
+                tie_embeddings=tied,
+                **tower,
+            ),
+            pooler=PoolerConfig(captioning_queries=image.tokens, heads=heads),
+            embed_dim=width,
         )
-        text = TextDecoderConfig(
-            vocab_size=vocab,
-            width=width,
-            heads=heads,
-            mlp_width=4 * width,
-            unimodal_layers=depth,
-            multimodal_layers=depth,
-            tie_embeddings=True,
-        )
-        pooler = PoolerConfig(captioning_queries=image.tokens, heads=heads)
-        return cls(image=image, text=text, pooler=pooler, embed_dim=width)

@@ -63,8 +63,8 @@ def head_of(model: AnyCoCa) -> AttentivePoolingHead:
     """Return the head of a model."""
     if not isinstance(model.head, AttentivePoolingHead):
         raise ConfigError(
-            "this model has no classification head; fine-tune one, or set "
-            "classification_weight to 0"
+            "this model has no head that answers; `coca finetune` gives it one, and `classify` "
+            "chooses among any labels without"
         )
     return model.head
 
@@ -89,16 +89,6 @@ def head_for(model: AnyCoCa, images: Tensor, *, with_captions: bool) -> Attentiv
     return head
 
 
-def each_image(
-    images: Float[Tensor, "*B RGB height width"] | Float[Tensor, "B P features"],
-    tokens: Int[Tensor, "B T"],
-) -> tuple[Tensor, Int[Tensor, "BF T"]]:
-    """Pair each of the F images of a sample with the sample's tokens."""
-    if images.ndim < 5:
-        return images, tokens
-    return images.flatten(0, 1), tokens.repeat_interleave(images.shape[1], dim=0)
-
-
 def logits_of(
     head: AttentivePoolingHead,
     output: CoCaOutput,
@@ -116,16 +106,6 @@ def logits_of(
         return head(output.encoded)
     assert output.decoded is not None, "this head needs the decoder's states"
     return _read(head, output.decoded, prompt_lengths)
-
-
-def class_logits(
-    model: AnyCoCa,
-    images: Float[Tensor, "*B RGB height width"],
-    tokens: Int[Tensor, "B T"] | None = None,
-) -> Float[Tensor, "B K"]:
-    """Compute the class logits of images; `tokens` is the prompt, if the head reads one."""
-    head_for(model, images, with_captions=False)
-    return head_logits(model, head_tokens(model, images.flatten(0, -4)), tokens)
 
 
 def head_tokens(

@@ -76,8 +76,6 @@ def build_on_meta(config: ModelConfig) -> AnyCoCa:
 
 def with_image_size(config: ModelConfig, image_size: int) -> ModelConfig:
     """Return the configuration with another native image size, in pixels."""
-    if isinstance(config, OpenCLIPConfig):
-        return config.replace(image=config.image.replace(image_size=image_size))
     return config.replace(image=config.image.replace(image_size=image_size))
 
 

@@ -189,17 +189,6 @@ class Tokenizer(TextTokenizer):
             found.append(text.strip() if whole else None)
         return found
 
-    def with_words(self, words: Sequence[str]) -> "Tokenizer":
-        """Return a tokenizer with more whole words, whose ids follow those of this one.
-
-        Words that the normalizer changes, that contain a space or an inner punctuation mark, or
-        that are one token already, are skipped.
-        """
-        kind = json.loads(self._backend.to_str())["model"]["type"]
-        if kind != "BPE":
-            raise ConfigError(f"words need a tokenizer of kind 'bpe', got {kind.lower()!r}")
-        return Tokenizer(_with_words(self._backend, words))
-
     def normalize(self, text: str) -> str:
         """Normalize a text to the form that `decode` returns."""
         normalizer = self._backend.normalizer

@@ -22,7 +22,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.text import templates_of
 from coca.data.sample import Sample
 from coca.data.sources.source import SourceConfig
-from coca.inference.predictor import head_of, require_coca
+from coca.inference.predictor import require_coca
 from coca.metrics.answers import (
     LanguagePrior,
     answer_scores,
@@ -34,6 +34,7 @@ from coca.metrics.answers import (
 from coca.metrics.classification import per_class_accuracy, softmax
 from coca.metrics.intervals import grouped_interval
 from coca.model.coca_config import HeadConfig
+from coca.model.heads import head_of
 from coca.runtime.base_predictor import BasePredictor
 from coca.tasks.classification.recognition import class_indices
 from coca.tasks.task import (
@@ -145,7 +146,7 @@ def vqa(
 def check_vqa(predictor: BasePredictor, config: TaskConfig) -> None:
     """Check that the head reads questions, and that each question has an answer."""
     if config.answers == "head":
-        head = head_of(require_coca(predictor).model)
+        head = head_of(require_coca(predictor).model).config
         if head.reads != "text" or head.images_per_sample != 1:
             raise ConfigError(
                 f"the model's head reads {head.reads} of {head.images_per_sample} images; "
@@ -412,7 +413,7 @@ def _result(
 
 
 def _text_head(predictor: BasePredictor) -> HeadConfig:
-    head = head_of(require_coca(predictor).model)
+    head = head_of(require_coca(predictor).model).config
     if head.reads != "text":
         raise ConfigError(
             "the model's head reads images only; a statement needs a head that reads text"

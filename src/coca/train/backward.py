@@ -13,7 +13,7 @@ Dimensions: B pairs of this rank, E embedding.
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -22,42 +22,14 @@ from torch import Tensor, nn
 from coca.core.errors import ConfigError
 from coca.data.batch import Batch
 from coca.model.losses.collectives import all_reduce_sum, world_size
+from coca.model.openclip.openclip import AnyCoCa
 from coca.train.blocks import batch_norms, compilation
+from coca.train.checkpoints import random_state, restore_random
 from coca.train.distributed.parallel import ParallelModel
 from coca.train.losses import Embedded, Losses, add_losses
-from coca.train.objective import ModelT_contra, Objective, Totals
+from coca.train.objective import CoCaObjective, Objective, Totals
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
-
-RandomState: TypeAlias = tuple[Tensor, Tensor | None]
-"""State of the CPU generator, and of the accelerator's if there is one."""
-
-
-@runtime_checkable
-class ChunkedLoss(Objective[ModelT_contra], Protocol[ModelT_contra]):
-    """An objective that supports micro-batches, with losses over the whole batch.
-
-    The contrastive loss depends on embeddings only. So they are computed first for each micro-batch
-    without graph. Its gradient with respect to them replaces the loss in the second pass.
-    """
-
-    def totals(self, model: ModelT_contra, batch: Batch) -> Totals:
-        """Compute the numbers of the whole batch; all ranks must call it."""
-        ...
-
-    def first_pass(self, model: ModelT_contra, batch: Batch) -> Embedded | None:
-        """Compute the inputs of the contrastive loss; None without one."""
-        ...
-
-    def match(self, embedded: Embedded) -> Losses:
-        """Compute the weighted contrastive loss of all pairs; all ranks must call it."""
-        ...
-
-    def run_part(
-        self, model: ModelT_contra, batch: Batch, totals: Totals
-    ) -> tuple[Losses, Embedded | None]:
-        """Compute the per-sample losses of a micro-batch, and the inputs of `match` with graph."""
-        ...
 
 
 def backward(
@@ -81,7 +53,7 @@ def backward(
                     losses = model.run(lambda inner: objective(inner, ready))
                 losses.total.backward()
             return _mean_over_ranks(losses)
-        if not isinstance(objective, ChunkedLoss):
+        if not isinstance(objective, CoCaObjective):
             raise ConfigError(
                 f"micro_batch is {micro_batch}, but {type(objective).__name__} needs the whole "
                 f"batch; remove micro_batch, or use batches of {micro_batch} pairs"
@@ -123,8 +95,8 @@ def _mean_over_ranks(losses: Losses) -> Losses:
 
 
 def _backward_in_parts(
-    model: ParallelModel[ModelT],
-    objective: ChunkedLoss[ModelT],
+    model: ParallelModel[Any],
+    objective: CoCaObjective,
     batch: Batch,
     parts: Sequence[Batch],
     autocast: Callable[[], AbstractContextManager[None]],
@@ -137,7 +109,7 @@ def _backward_in_parts(
         ready = part.to(model.device)
         if firsts:
             # Both passes need equal random numbers, or the gradient belongs to other embeddings.
-            _restore_random(states[number], model.device)
+            restore_random(states[number], model.device)
         run = partial(_second_pass, objective, ready, totals, gradient)
         with model.sync(number == len(parts) - 1):
             with autocast():
@@ -151,15 +123,15 @@ def _backward_in_parts(
 
 @torch.no_grad()
 def _first_pass(
-    model: ParallelModel[ModelT],
-    objective: ChunkedLoss[ModelT],
+    model: ParallelModel[Any],
+    objective: CoCaObjective,
     parts: Sequence[Batch],
     autocast: Callable[[], AbstractContextManager[None]],
-) -> tuple[list[RandomState], list[Embedded]]:
+) -> tuple[list[dict[str, Any]], list[Embedded]]:
     """Run the first pass of each part, if a loss needs it; return the random state before each."""
     states, firsts = [], []
     for part in parts:
-        states.append(_random_state(model.device))
+        states.append(random_state(model.device))
         # Moved again in the second pass: at 576 pixels, 8,192 images are 33 GB in fp32.
         ready = part.to(model.device)
         with autocast():
@@ -170,9 +142,7 @@ def _first_pass(
     return states, firsts
 
 
-def _match(
-    objective: ChunkedLoss[ModelT], parts: Sequence[Embedded]
-) -> tuple[Losses, list[Embedded]]:
+def _match(objective: CoCaObjective, parts: Sequence[Embedded]) -> tuple[Losses, list[Embedded]]:
     """Compute the contrastive loss of all pairs, and its gradient for each part's embeddings."""
     whole = Embedded(
         torch.cat([part.images for part in parts]),
@@ -193,11 +163,11 @@ def _match(
 
 
 def _second_pass(
-    objective: ChunkedLoss[ModelT],
+    objective: CoCaObjective,
     batch: Batch,
     totals: Totals,
     gradient: Embedded | None,
-    model: ModelT,
+    model: AnyCoCa,
 ) -> Losses:
     """Run a part with graph; its total also backpropagates the gradient of its embeddings."""
     losses, embedded = objective.run_part(model, batch, totals)
@@ -215,15 +185,3 @@ def _surrogate_loss(embedded: Embedded, gradient: Embedded) -> Float[Tensor, ""]
     ]
     total = torch.stack(products).sum()
     return total - total.detach()
-
-
-def _random_state(device: torch.device) -> RandomState:
-    """Return the state of torch's global generators, used by layers such as patch dropout."""
-    accelerator = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return torch.get_rng_state(), accelerator
-
-
-def _restore_random(state: RandomState, device: torch.device) -> None:
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)

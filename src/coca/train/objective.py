@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from coca.core.errors import ConfigError
 from coca.data.batch import Batch
 from coca.model.coca import CoCaOutput
-from coca.model.heads import each_image, head_for, head_of, logits_of
+from coca.model.heads import head_for, head_of, logits_of
 from coca.model.layers.packing import to_device
 from coca.model.losses.captioning_loss import captioning_loss, classification_loss
 from coca.model.losses.collectives import all_reduce_sum, world_size
@@ -72,7 +72,6 @@ class CoCaObjective:
 
     def __call__(self, model: AnyCoCa, batch: Batch) -> Losses:
         """Compute the weighted sum of the losses and its parts."""
-        self._require_fit(model, batch)
         return self.of_output(model, batch, self._run(model, batch))
 
     def constrain_(self, model: AnyCoCa) -> None:
@@ -120,19 +119,21 @@ class CoCaObjective:
         self, model: AnyCoCa, batch: Batch, totals: Totals
     ) -> tuple[Losses, Embedded | None]:
         """Compute all losses of a micro-batch but the contrastive one, and the inputs of that."""
-        self._require_fit(model, batch)
         output = self._run(model, batch)
         return self._sum_up(model, batch, output, totals), _embedded(model, output)
 
     def _run(self, model: AnyCoCa, batch: Batch) -> CoCaOutput:
         """Run the model, or only those parts of it that a loss needs."""
+        self._require_fit(model, batch)
         images, tokens = batch.images, batch.tokens
         embeds = self.config.contrastive_weight > 0 or bool(self.auxiliary)
         decodes = self.config.captioning_weight > 0
         if self.config.classification_weight > 0:
             head = head_for(model, images, with_captions=embeds or decodes)
             decodes |= head.config.reads == "text"
-            images, tokens = each_image(images, tokens)
+            if images.ndim == 5:  # Several images of a sample, each with its tokens.
+                tokens = tokens.repeat_interleave(images.shape[1], dim=0)
+                images = images.flatten(0, 1)
         if embeds and decodes:
             return model(images, tokens)
         encoded = model.encode(images)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
-from coca.model.heads import class_logits
+from coca.model.heads import head_of
 from coca.model.losses.captioning_loss import captioning_loss
 from coca.model.losses.contrastive_loss import contrastive_loss
 from coca.model.openclip.openclip import OpenCLIP
@@ -187,8 +187,8 @@ def test_an_untrained_model_starts_like_a_coca_and_learns_everywhere(
 
 def test_what_the_model_cannot_do_raises(images: Tensor, tokens: Tensor) -> None:
     model = OpenCLIP(tiny_openclip_config())
-    with pytest.raises(ConfigError, match="no classification head"):
-        class_logits(model, images, tokens)
+    with pytest.raises(ConfigError, match="no head that answers"):
+        head_of(model)
     with pytest.raises(ConfigError, match="13 tokens is longer than context_length 12"):
         model.encode_text(torch.ones(1, CONTEXT + 1, dtype=torch.int64))
     with pytest.raises(ConfigError, match="24 x 16 pixels does not fit: this model reads 16 x 16"):

@@ -13,10 +13,11 @@ from numpy import ndarray
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
-from coca.inference.predictor import head_of, require_coca
+from coca.inference.predictor import require_coca
 from coca.metrics.classification import per_class_accuracy, softmax, top_k_accuracy
 from coca.metrics.intervals import wilson_interval
 from coca.model.coca_config import HeadConfig
+from coca.model.heads import head_of
 from coca.runtime.base_predictor import BasePredictor
 from coca.tasks.task import (
     PREFLIGHT,
@@ -175,7 +176,7 @@ def class_indices(
 
 
 def _image_head(predictor: BasePredictor) -> HeadConfig:
-    head = head_of(require_coca(predictor).model)
+    head = head_of(require_coca(predictor).model).config
     if head.reads != "image":
         raise ConfigError("the model's head reads text; recognition needs a head that reads images")
     return head
