@@ -16,6 +16,7 @@ from coca.inference.video import (
     embed_videos,
     require_single_images,
 )
+from coca.model.encoders.encoder import Encoded
 from coca.processing.video import sample_frames
 from coca.runtime.generation_config import GenerationConfig
 from tiny_data import image_bytes
@@ -48,13 +49,9 @@ def test_flattening_lets_the_poolers_read_all_frames_at_once(predictor: Predicto
     with torch.inference_mode():
         tokens = [model.image_encoder(predictor.processor.images(clip)) for clip in CLIPS]
         for parts, vector in zip(tokens, flat, strict=True):
-            pooled, _ = model._pool(
-                parts.reshape(1, -1, parts.shape[2]), embedding=True, reading=True
-            )
-            assert pooled is not None
-            np.testing.assert_allclose(
-                vector, model._embed_image(pooled, None)[0].numpy(), atol=1e-5
-            )
+            whole = Encoded(parts.reshape(1, -1, parts.shape[2]))
+            wanted = model.pool_embedding(whole)[0].numpy()
+            np.testing.assert_allclose(vector, wanted, atol=1e-5)
     assert not np.allclose(flat[0], embed_clips(predictor, CLIPS)[0], atol=1e-3)
 
 

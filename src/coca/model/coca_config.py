@@ -169,17 +169,22 @@ class CoCaConfig(Config):
         tied: bool = False,
     ) -> "CoCaConfig":
         """Size all parts alike. MLPs are 4 x width; `mlp` is another width of the encoder's."""
-        tower = {"width": width, "heads": heads, "mlp_width": 4 * width}
-        image = ViTConfig(image_size=size, patch_size=patch, layers=layers, **tower)
-        return cls(
-            image=image if mlp is None else image.replace(mlp_width=mlp),
-            text=TextDecoderConfig(
-                vocab_size=vocab,
-                unimodal_layers=depth,
-                multimodal_layers=depth,
-                tie_embeddings=tied,
-                **tower,
-            ),
-            pooler=PoolerConfig(captioning_queries=image.tokens, heads=heads),
-            embed_dim=width,
+        image = ViTConfig(
+            image_size=size,
+            patch_size=patch,
+            width=width,
+            layers=layers,
+            heads=heads,
+            mlp_width=mlp or 4 * width,
         )
+        text = TextDecoderConfig(
+            vocab_size=vocab,
+            width=width,
+            heads=heads,
+            mlp_width=4 * width,
+            unimodal_layers=depth,
+            multimodal_layers=depth,
+            tie_embeddings=tied,
+        )
+        pooler = PoolerConfig(captioning_queries=image.tokens, heads=heads)
+        return cls(image=image, text=text, pooler=pooler, embed_dim=width)
