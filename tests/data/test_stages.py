@@ -41,11 +41,6 @@ def test_stages_leave_the_order_and_the_tokens_as_they_are() -> None:
     assert same(run(7)[5:], plain[5:])
 
 
-def test_the_processor_itself_may_show_the_last_stage() -> None:
-    last = take(make_loader(*two_sources(), stages=STAGES), 6)[-1]
-    assert last.images.shape[2:] == (8, 8)
-
-
 @pytest.mark.parametrize(("stop", "workers"), [(1, 0), (2, 0), (3, 0), (5, 0), (2, 2)])
 def test_a_run_goes_on_with_the_size_where_it_stopped(stop: int, workers: int) -> None:
     rest = run(7 - stop, start=8 * stop, settings={"workers": workers})

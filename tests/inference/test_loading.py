@@ -191,6 +191,7 @@ def test_files_of_the_two_architectures_do_not_mix(
         coca.load(mixed)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shipped(), reason="no weights are in this checkout")
 def test_the_shipped_model_embeds_in_a_fresh_process() -> None:
     program = (

@@ -30,7 +30,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_openclip(tmp_path_factory.mktemp("openclip") / "clip")
 
 
-@pytest.mark.parametrize("family", OPENCLIP)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(it, marks=pytest.mark.slow) if it == "eva" else it for it in OPENCLIP],
+)
 def test_vectors_equal_those_of_open_clip(family: str, tmp_path: Path) -> None:
     folder = write_openclip(tmp_path, family)
     loaded = coca.load(folder, device="cpu", batch_size=7)

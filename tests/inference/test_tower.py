@@ -298,6 +298,7 @@ def test_a_collection_of_the_tower_is_searched_and_reranked(
     assert len(found) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", ["openclip-siglip", "hf-clip"], indirect=True)
 def test_coca_may_train_its_own_embeddings_on_the_tokens(trained: Trained) -> None:
     pretrain(trained.config("coca", "train.steps=60", embeddings="coca"))

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from coca.core.errors import ConfigError
@@ -41,8 +43,13 @@ def test_a_single_sentence_needs_no_list() -> None:
     assert sentences_of(["cat"], {"cat": "a {} with whiskers"}) == [["a cat with whiskers"]]
 
 
-def test_the_prompts_are_those_that_clip_published() -> None:
-    published = pytest.importorskip("open_clip").OPENAI_IMAGENET_TEMPLATES
+@pytest.fixture(scope="module")
+def published() -> Any:
+    """The templates of open_clip, whose import takes a second."""
+    return pytest.importorskip("open_clip").OPENAI_IMAGENET_TEMPLATES
+
+
+def test_the_prompts_are_those_that_clip_published(published: Any) -> None:
     assert {prompt.replace("{}", "cat") for prompt in CLIP_PROMPTS} == {
         sentence("cat") for sentence in published
     }

@@ -60,6 +60,7 @@ def texts_of(name: str) -> list[str]:
     return [*ODD_TEXTS, *(" ".join(chosen.choices(known, k=length)) for length in lengths)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped())
 def test_vectors_of_texts_and_the_fingerprint_are_those_of_the_whole_model(name: str) -> None:
     embedder, whole, texts = TextEmbedder(name, never), loading.load(name), texts_of(name)

@@ -95,6 +95,7 @@ def test_no_forward_or_backward_pass_waits_for_the_device(name: str, kind: str) 
         assert found == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DEVICE_KINDS)
 def test_a_run_that_is_stopped_ends_with_the_weights_of_the_cpu(kind: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"steps": 6, "save_every": 3, "ema": EmaConfig(decay=0.9)}

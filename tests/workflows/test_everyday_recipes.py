@@ -86,6 +86,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     register_losses(monkeypatch)
 
 
+@pytest.mark.slow
 def test_the_recipe_trains_all_but_the_first_stages_of_the_encoder(root: Path) -> None:
     weights = f"encoder_weights={{file: {root}/encoder.safetensors, package: '', sha256: ''}}"
     fewer = ("loss.auxiliary.0.classes=4", "loss.auxiliary.2.count=3", "model.image.class_tokens=2")
@@ -104,6 +105,7 @@ def test_the_recipe_trains_all_but_the_first_stages_of_the_encoder(root: Path) -
     assert not [name for name in changed if "bn" in name]
 
 
+@pytest.mark.slow
 def test_the_default_model_adapts_to_a_folder_of_captioned_photos(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()

@@ -81,6 +81,7 @@ def test_texts_find_videos_as_they_find_images(run_json: RunJson, model: str) ->
         assert output["metrics"]["text_to_image_recall@5"] == 1
 
 
+@pytest.mark.slow
 def test_the_scores_of_another_model_are_compared(
     run: Run, run_json: RunJson, model: str, samples: str
 ) -> None:

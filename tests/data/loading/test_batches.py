@@ -105,16 +105,6 @@ def test_a_replacement_is_the_same_for_every_split_of_the_work(tmp_path: Path) -
         assert tuple(bad for part in parts for bad in part.bad) == whole.bad
 
 
-def test_a_resumed_run_lists_no_bad_sample_again(tmp_path: Path) -> None:
-    log = tmp_path / "bad.jsonl"
-    options: dict[str, Any] = {"settings": {"max_bad_fraction": 1.0}, "bad_log": log}
-    first = make_loader(damaged(make_samples(50), 5), **options)
-    take(first, 5)
-    take(make_loader(damaged(make_samples(50), 5), start=first.state, **options), 20)
-    rows = [json.loads(line)["row"] for line in log.read_text().splitlines()]
-    assert sorted(rows) == list(range(3, 50, 5))
-
-
 def test_more_bad_samples_than_allowed_stop_the_run_with_the_reasons() -> None:
     with pytest.raises(DataError, match=r"samples are bad, .* 0\.01 .*missing") as caught:
         take(make_loader(damaged(make_samples(100), 20), batch_size=10), 100)

@@ -1,6 +1,5 @@
 import json
 import os
-import pickle
 from pathlib import Path
 
 import pytest
@@ -73,12 +72,6 @@ def test_an_image_that_vanishes_makes_a_bad_sample(tmp_path: Path) -> None:
 def test_a_missing_folder_is_reported_with_the_other_kinds(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="kind: shards"):
         open_folder(tmp_path / "nowhere")
-
-
-def test_a_folder_survives_pickling(tmp_path: Path) -> None:
-    fill(tmp_path, {"a.png": image_bytes(1)})
-    source = open_folder(tmp_path)
-    assert pickle.loads(pickle.dumps(source)).read(0) == source.read(0)
 
 
 @pytest.mark.parametrize("name", ["b.png", "a.txt", "a.json"])

@@ -285,11 +285,6 @@ def test_a_bad_row_is_a_bad_sample_and_leaves_the_others(
     assert source.read(2).labels == ("cat",)
 
 
-def test_a_first_line_that_is_damaged_does_not_hinder_the_rest(folder: Path) -> None:
-    (folder / "m.jsonl").write_text("{\n" + json.dumps(ROWS[0]))
-    assert open_manifest(folder / "m.jsonl").read(1).labels == ("car",)
-
-
 def test_a_csv_row_with_too_few_values_is_a_bad_sample(folder: Path) -> None:
     (folder / "m.csv").write_text("image,caption\npics/0.png\n")
     with pytest.raises(DataError, match="1 values for 2 columns"):

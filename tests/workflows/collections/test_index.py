@@ -289,6 +289,7 @@ def test_questions_of_a_table_and_their_answers_stay_with_the_image(
     }
 
 
+@pytest.mark.slow
 def test_an_unchanged_run_imports_no_library_of_models(
     model: Predictor, uri: str, album: Path, tmp_path: Path
 ) -> None:

@@ -190,6 +190,7 @@ def test_recipes_that_cannot_use_features_are_refused(
         pretrain(recipe(tmp_path, "run", *changes))
 
 
+@pytest.mark.slow
 def test_training_the_last_stages_on_cached_features_equals_training_on_images(
     images: Path, tmp_path: Path
 ) -> None:

@@ -100,6 +100,7 @@ def test_adapters_learn_in_place_of_the_weights_and_are_merged(
         assert torch.linalg.matrix_rank(after[name] - before[name], rtol=1e-3) <= 2
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_as_one_that_was_not(
     model: Path, image_folder: Path, tmp_path: Path
 ) -> None:
@@ -158,6 +159,7 @@ def test_a_second_run_goes_on_with_the_head_of_the_first(
     assert result.scores[0].metrics["top1"] == 1
 
 
+@pytest.mark.slow
 def test_a_head_that_reads_text_is_trained_together_with_generation(
     model: Path, tmp_path: Path, image_folder: Path
 ) -> None:

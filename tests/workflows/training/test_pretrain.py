@@ -52,6 +52,7 @@ def test_a_run_leaves_a_model_that_loads_from_its_folder_alone(
     assert {path.suffix for path in finished.model.iterdir()} == {".json", ".safetensors", ".txt"}
 
 
+@pytest.mark.slow
 def test_a_longer_run_learns_to_distinguish_the_colours(images: Path, tmp_path: Path) -> None:
     result = pretrain(
         recipe(images, tmp_path / "run", "train.steps=150", "data.loader.batch_size=12")

@@ -130,6 +130,7 @@ def test_the_best_and_the_last_weights_are_kept(images: Path, tmp_path: Path) ->
     assert (coca.load(run / "best").fingerprint == coca.load(run).fingerprint) == (best.step == 12)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_with_the_scores_and_the_best_of_one_that_was_not(
     images: Path, tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ def branched(images: Path, run: Path) -> PretrainConfig:
     return config.replace(model=model, class_words=run.parent / "class_words.json")
 
 
+@pytest.mark.slow
 def test_a_new_class_branch_starts_at_the_names_of_the_classes(
     images: Path, tmp_path: Path
 ) -> None:

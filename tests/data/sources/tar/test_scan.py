@@ -79,15 +79,6 @@ def test_names_that_are_not_utf8_survive(tmp_path: Path) -> None:
         assert record.key.encode("utf-8", "surrogateescape") == b"\xe9t\xe9"
 
 
-def test_a_damaged_tar_is_reported_also_after_a_name_that_is_not_utf8(tmp_path: Path) -> None:
-    name = b"\xe9t\xe9.jpg".decode("utf-8", "surrogateescape")
-    content = make_tar(tmp_path / "x.tar", {name * 100: b"x", "b.jpg": b"y"})
-    (tmp_path / "x.tar").write_bytes(content[: content.index(b"b.jpg") + 10])
-    with pytest.raises(DataError, match=r"last good member: .*t\\udce9\.jpg") as caught:
-        load(tmp_path / "x.tar")
-    assert len(str(caught.value).encode()) < 1500
-
-
 def header(name: str, size: bytes, kind: bytes = b"0", link: bytes = b"") -> bytes:
     """A header of 512 bytes whose 12 bytes of size are given as they are."""
     block = bytearray(tarfile.TarInfo(name).tobuf(tarfile.USTAR_FORMAT))

@@ -1,6 +1,5 @@
 import io
 import json
-import pickle
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,8 +14,6 @@ from coca.core.files.formats import IMAGE_FORMATS
 from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
 from coca.data.sources.tar.shards import REMOTE_BLOCK, ShardsConfig, ShardSource, ShardWriter
-from coca.data.storage import storage as storage_module
-from range_server import Serve
 from tiny_data import image_bytes, make_samples
 
 
@@ -222,14 +219,6 @@ def test_the_fingerprint_follows_content_and_order_but_not_the_path(tmp_path: Pa
     assert open_shards(tmp_path / "b").fingerprint in prints
 
 
-def test_a_source_survives_pickling(tmp_path: Path) -> None:
-    pack(tmp_path, make_samples(5))
-    source = open_shards(tmp_path)
-    copy = pickle.loads(pickle.dumps(source))
-    assert read_all(copy) == read_all(source)
-    assert copy.fingerprint == source.fingerprint
-
-
 def test_a_flipped_byte_is_a_bad_sample_and_leaves_the_others(tmp_path: Path) -> None:
     (path,) = pack(tmp_path, make_samples(4))
     content = bytearray(path.read_bytes())
@@ -316,21 +305,6 @@ def test_remote_shards_are_read_in_blocks_and_indexed_in_the_given_folder(tmp_pa
     assert source.read_many([5, 0, 4]) == [make_samples(6)[n] for n in (5, 0, 4)]
     assert source.fingerprint == open_shards(packed).fingerprint
     assert open_shards(packed, block_size=9).block_size == 9
-
-
-def test_a_web_server_that_fails_now_and_then_loses_and_doubles_nothing(
-    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(storage_module, "RETRY_WAITS_S", (0.0, 0.0, 0.0))
-    samples = make_samples(40)
-    pack(tmp_path, samples, samples_per_shard=10)
-    server = serve(tmp_path, fail_every=10)
-    source = open_shards(f"{server.url}/shard-{{000000..000003}}.tar")
-    read = [sample for start in range(0, 40, 2) for sample in source.read_many([start, start + 1])]
-    assert read == samples
-    assert server.seen["failed"] >= 2
-    # The indexes next to the tars were used, and neighbours were fetched by one request each time.
-    assert server.seen["range"] < 40
 
 
 def test_a_deleted_tar_belongs_to_the_source_that_would_have_read_it(tmp_path: Path) -> None:
