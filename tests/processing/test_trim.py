@@ -6,6 +6,7 @@ from torch import Tensor
 
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageConfig, ImageTransform, trimmed
+from coca.runtime.image_file import square_around
 
 
 def icon(*, border: int, height: int = 10, width: int = 6, paper: int = 255) -> Tensor:
@@ -62,3 +63,8 @@ def test_augmentation_begins_with_what_the_model_will_see(min_scale: float) -> N
     augment = Augment(AugmentConfig(min_scale=min_scale), ImageConfig(image_size=10, trim=True))
     seen = [augment(icon(border=b), torch.Generator().manual_seed(0)) for b in (2, 8)]
     assert torch.equal(seen[0], seen[1])
+
+
+def test_a_box_grows_to_a_square_of_the_same_centre() -> None:
+    assert square_around((2, 4, 8, 14)) == (0, 4, 10, 14)
+    assert square_around((1, 5, 12, 7)) == (1, 1, 12, 12)
