@@ -34,7 +34,7 @@ WRONG = {
     "engine.search_batch('dog')": "texts must be a list with one item per query, got 'dog'",
     "recommend(engine, 'r0')": "positive must be a list of record ids and terms, got 'r0'",
     "recommend(engine, ['r0'], seen='r1')": "seen must be a list of record ids, got 'r1'",
-    "recommend(engine, ['r0'], diversity='0.5')": "diversity must be in [0, 1], got '0.5'",
+    "recommend(engine, ['r0'], diversity='0.5')": "diversity must be a number in [0, 1], got '0.5'",
     "SearchEngine(collection, Embedder())": "SearchEngine takes a model of coca.load and a ",
     "SearchEngine(Embedder(), store)": "SearchEngine takes a model of coca.load and a collection",
     "collection.upsert([{'id': 'x'}])": "a collection stores `coca.search.records.Record`, got ",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from coca.core.config.frozen_config import Config
-from coca.core.errors import ArgumentError
+from coca.core.config.frozen_config import Config, Fraction
+from coca.core.errors import ArgumentError, ConfigError
 
 if TYPE_CHECKING:
     from coca.search.records import Hit
@@ -31,10 +31,6 @@ RankWeight: TypeAlias = Annotated[float, Field(ge=0, le=10)]
 
 MAX_RESULTS = 16_384
 """Maximum `offset + limit`: the limit of a Milvus server, applied to all stores."""
-
-DIVERSITY = 0.3
-"""Default weight of diversity in recommendations. At 0 they often are near-duplicates of each
-other, such as a series of shots."""
 
 
 class SearchOptions(Config):
@@ -143,6 +139,45 @@ class QueryOptions(SearchOptions):
                 f"a ranking (captions {self.ranking.captions}) is of hybrid searches, got hybrid "
                 "false"
             )
+        return self
+
+
+class RecommendOptions(SearchOptions):
+    """Options of recommendations; `coca.search.mining.recommend` takes the fields as keywords.
+
+    Raises:
+        ArgumentError: A value has the wrong type or is out of range.
+    """
+
+    diversity: Fraction = 0.3
+    """Weight of diversity in maximal marginal relevance. At 0 hits often are near-duplicates of
+    each other, such as a series of shots."""
+
+
+class Choice(Config):
+    """Options of a selection of images for training: count, thresholds and diversity.
+
+    Raises:
+        ConfigError: A value is out of range, or not just one of `count` and `fraction` is given.
+    """
+
+    count: Annotated[int, Field(ge=1)] | None = None
+    """Number of images to select."""
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Fraction of the images to select; instead of `count`."""
+    min_score: Annotated[float, Field(ge=-1)] | None = None
+    """Minimum score of a selected image: a cosine, or an entropy in nats."""
+    diverse: bool = False
+    """Select by greedy k-center among the best: no image is far from a selected image."""
+    pool: Annotated[int, Field(ge=1)] = 4
+    """Candidates for each selected image, with `diverse` and scores."""
+    max_similarity: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Skip near-duplicates: maximum cosine similarity of two selected images."""
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> "Choice":
+        if (self.count is None) == (self.fraction is None):
+            raise ConfigError("give the number of images by either count or fraction")
         return self
 
 

@@ -8,17 +8,17 @@ import typer
 
 from coca.cli.console import Console, to_try
 from coca.cli.options import defaults, images
+from coca.cli.options.option_groups import Group
 from coca.cli.options.search_options import (
     FILTERS,
     CollectionOptions,
     FilterOptions,
-    Limit,
     from_here,
     print_hits,
 )
 from coca.core.errors import ConfigError
 from coca.core.files.formats import IMAGE_SUFFIXES
-from coca.search.search_options import DIVERSITY
+from coca.search.search_options import Choice, RecommendOptions
 
 if TYPE_CHECKING:
     from coca.workflows.collections.subset import Subset
@@ -44,17 +44,11 @@ def recommend(
         list[str] | None,
         typer.Option("--seen", help="Record id to exclude; may be repeated."),
     ] = None,
-    diversity: Annotated[
-        float,
-        typer.Option(
-            "--diversity",
-            min=0,
-            max=1,
-            help="Weight of diversity in maximal marginal relevance, 0 to 1; 0: none.",
-        ),
-    ] = DIVERSITY,
     among: Annotated[FilterOptions, FILTERS],
-    limit: Limit = 10,
+    options: Annotated[
+        RecommendOptions,
+        Group(panel="Options", short={"limit": "-k"}, only=("limit", "diversity")),
+    ],
     target: CollectionOptions,
     execution: defaults.Run,
     console: Console,
@@ -76,10 +70,8 @@ def recommend(
             engine,
             wanted,
             negative=avoided,
-            limit=limit,
-            filter=among.expression(engine.collection),
             seen=set(seen or []),
-            diversity=diversity,
+            **dict(options.replace(filter=among.expression(engine.collection))),
         )
     print_hits(console, hits)
 
@@ -175,16 +167,13 @@ def mine(
         ),
     ],
     *,
-    count: Annotated[
-        int | None,
-        typer.Option("--count", min=1, help="Number of images to select."),
-    ] = None,
-    fraction: Annotated[
-        float | None,
-        typer.Option(
-            "--fraction", help="Fraction of the images to select, in (0, 1]; instead of --count."
+    choice: Annotated[
+        Choice,
+        Group(
+            panel="Options",
+            only=("count", "fraction", "diverse", "max_similarity", "min_score"),
         ),
-    ] = None,
+    ],
     query: Annotated[
         list[str] | None,
         typer.Option(
@@ -204,26 +193,12 @@ def mine(
             help="Select images with the highest class entropy, by the classes of this collection.",
         ),
     ] = "",
-    diverse: Annotated[
-        bool,
-        typer.Option(
-            "--diverse", help="Select by k-center: no image is far from a selected image."
-        ),
-    ] = False,
-    max_similarity: Annotated[
-        float | None,
-        typer.Option(
-            "--max-similarity",
-            help="Skip near-duplicates: maximum cosine similarity of two selected images.",
-        ),
-    ] = None,
     away_from: Annotated[
         list[str] | None,
         typer.Option(
             "--away-from", help="Skip near-duplicates of these images as well; may be repeated."
         ),
     ] = None,
-    min_score: Annotated[float | None, typer.Option("--min-score", help="Minimum score.")] = None,
     model_captions: Annotated[
         bool,
         typer.Option("--model-captions", help="Write model-generated captions as well."),
@@ -241,20 +216,12 @@ def mine(
     from contextlib import ExitStack
 
     from coca.search.filters import NOT_HIDDEN
-    from coca.search.mining.selection import Choice
     from coca.workflows.collections import mining as workflow
     from coca.workflows.collections.class_prompts import find_classes
     from coca.workflows.collections.subset import check_out
 
     # Wrong calls fail here, before a model is loaded.
     check_out(out)
-    choice = Choice(
-        count=count,
-        fraction=fraction,
-        min_score=min_score,
-        diverse=diverse,
-        max_similarity=max_similarity,
-    )
     with ExitStack() as opened:
         collection = opened.enter_context(target.open_collection())
         if uncertain:

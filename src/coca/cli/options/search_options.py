@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from coca.cli.console import Console
 from coca.cli.options import defaults
@@ -22,9 +20,6 @@ if TYPE_CHECKING:
     from coca.search.query.explanation import Explanation
     from coca.search.records import Hit
     from coca.search.store import Collection
-
-Limit = Annotated[int, typer.Option("-k", "--limit", min=1, help="Maximum number of results.")]
-
 
 FILTERS = Group(panel="Filters", short={"filter": "-f"})
 

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -14,7 +14,7 @@ from coca.search.mining.selection import mmr
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term
 from coca.search.records import Hit, Record, content_id
-from coca.search.search_options import DIVERSITY, MAX_RESULTS, QueryOptions, Side
+from coca.search.search_options import MAX_RESULTS, QueryOptions, RecommendOptions, Side
 
 _NEGATIVE_WEIGHT = -0.5
 """Total weight of the negative examples, against 1 for the positive: they adjust the direction."""
@@ -27,13 +27,17 @@ def recommend(
     positive: Sequence[str | Term],
     *,
     negative: Sequence[str | Term] = (),
-    limit: int = 10,
-    filter: str = "",
     seen: Collection[str] = (),
-    diversity: float = DIVERSITY,
-    on: Side = "image",
+    **options: Any,
 ) -> list[Hit]:
     """Recommend unseen records that are similar to some examples and dissimilar to others.
+
+    Args:
+        engine: Search engine of the collection.
+        positive: Record ids and terms of wanted examples.
+        negative: Record ids and terms of unwanted examples.
+        seen: Record ids to exclude, besides the examples.
+        **options: Fields of `RecommendOptions`, such as `limit`, `filter`, `on` and `diversity`.
 
     Returns:
         Hits, best first; `score` is the cosine to the combined query vector. With `diversity` they
@@ -46,10 +50,9 @@ def recommend(
         raise ArgumentError(f"seen must be a list of record ids, got {seen!r}")
     if not positive:
         raise ArgumentError("positive is empty; give a record id, a text or an image")
-    if not (isinstance(diversity, Real) and 0 <= diversity <= 1):
-        raise ArgumentError(f"diversity must be in [0, 1], got {diversity!r}")
-    options = QueryOptions(limit=limit, hybrid=False, filter=filter, on=on)
-    options.check_page(MAX_RESULTS)
+    wanted = RecommendOptions(**options)
+    wanted.check_page(MAX_RESULTS)
+    limit, diversity, on = wanted.offset + wanted.limit, wanted.diversity, wanted.on
     terms = [
         *_weigh(engine, positive, 1.0, on),
         *(_weigh(engine, negative, _NEGATIVE_WEIGHT, on) if negative else ()),
@@ -66,13 +69,15 @@ def recommend(
     # Another copy of an image that was seen is that image.
     own |= {hit.content for hit in engine.collection.hits(dict.fromkeys(known, 0.0))} - {""}
     pool = min(limit * _POOL, MAX_RESULTS - excluded) if diversity else limit
+    page = wanted.page(offset=0, limit=pool + excluded)
+    query = QueryOptions(**dict(page), hybrid=False)
     hits = [
         hit
-        for hit in engine.search_terms(terms, options.replace(limit=pool + excluded))
+        for hit in engine.search_terms(terms, query)
         if hit.id not in known and own.isdisjoint((hit.content, hit.path))
     ][:pool]
     if not diversity:
-        return hits
+        return hits[wanted.offset :]
     records = engine.collection.get(hit.id for hit in hits)
     # Excludes records that were deleted since the search.
     hits = [hit for hit in hits if hit.id in records]
@@ -81,7 +86,7 @@ def recommend(
     sides = (vector_on(records[hit.id], on) for hit in hits)
     relevance = np.array([hit.score for hit in hits])
     chosen = mmr(np.stack(list(sides)), relevance, limit, diversity=diversity)
-    return [replace(hits[row], rank_score=gain) for row, gain in chosen]
+    return [replace(hits[row], rank_score=gain) for row, gain in chosen[wanted.offset :]]
 
 
 def _images_of(examples: Iterable[str | Term]) -> Iterator[str]:

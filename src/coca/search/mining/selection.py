@@ -4,15 +4,13 @@ Dimensions: N candidates, E embedding, K chosen; N images, M examples, K classes
 """
 
 from collections.abc import Sequence
-from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float, Float32
-from pydantic import Field, model_validator
 
-from coca.core.config.frozen_config import Config
-from coca.core.errors import ArgumentError, ConfigError
+from coca.core.errors import ArgumentError
 from coca.core.progress import ProgressOption, as_maker
+from coca.search.search_options import Choice
 
 # Diverse subsets by vectors: MMR, greedy k-center, and near-duplicate removal.
 
@@ -104,33 +102,6 @@ def drop_near_duplicates(
 
 
 # Data selection for training: by query, by examples, by entropy, or by k-center.
-
-
-class Choice(Config):
-    """Configuration of a selection: count, thresholds and diversity.
-
-    Raises:
-        ConfigError: A value is out of range, or not just one of `count` and `fraction` is given.
-    """
-
-    count: Annotated[int, Field(ge=1)] | None = None
-    """Maximum number of images."""
-    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Maximum number of images as a fraction of the candidates, in place of `count`."""
-    min_score: Annotated[float, Field(ge=-1)] | None = None
-    """Minimum score of a selected image: a cosine, or an entropy in nats."""
-    diverse: bool = False
-    """Select by greedy k-center among the best `pool * count`."""
-    pool: Annotated[int, Field(ge=1)] = 4
-    """Candidates for each selected image, with `diverse` and scores."""
-    max_similarity: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Maximum cosine of two selected images, which excludes near-duplicates."""
-
-    @model_validator(mode="after")
-    def _check_rules(self) -> "Choice":
-        if (self.count is None) == (self.fraction is None):
-            raise ConfigError("give the number of images by either count or fraction")
-        return self
 
 
 def similarity(

@@ -8,7 +8,6 @@ from typing import Annotated, ClassVar, TypeAlias
 from fastapi import APIRouter
 from pydantic import Field
 
-from coca.core.config.frozen_config import Fraction
 from coca.core.errors import ArgumentError
 from coca.core.files.local_files import size_in_etag
 from coca.search.mining.duplicates import Kind, near_duplicates
@@ -17,7 +16,7 @@ from coca.search.mining.recommend import recommend as find_recommended
 from coca.search.mining.recommend import vector_on
 from coca.search.query.query_terms import Term
 from coca.search.records import METADATA
-from coca.search.search_options import DIVERSITY, Side
+from coca.search.search_options import RecommendOptions, Side
 from coca.server.bodies import (
     MAX_EXAMPLES,
     MAX_LIMIT,
@@ -39,6 +38,7 @@ from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
 # Bodies of `/v1/recommend`, `/v1/duplicates` and `/v1/facets`.
 
 
+@with_options(RecommendOptions, "diversity")
 @with_options(ServedOptions, "limit", "on")
 class RecommendRequest(Scope):
     """Examples of wanted and unwanted items."""
@@ -49,7 +49,6 @@ class RecommendRequest(Scope):
     negative: Annotated[list[Example], Field(max_length=MAX_EXAMPLES)] = []
     seen: Annotated[list[ItemId], Field(max_length=10_000)] = []
     """Ids to exclude."""
-    diversity: Fraction = DIVERSITY
 
 
 class DuplicatesRequest(Body):
@@ -181,7 +180,7 @@ router = APIRouter(prefix="/v1", tags=["mining"], route_class=KeyedRoute)
 def recommend(body: RecommendRequest, tenant: CurrentTenant) -> SearchResponse:
     """Recommend items by positive and negative examples, which are left out of the hits."""
     collection = tenant.collection(body.collection)
-    options = ServedOptions(**given_options(body, ServedOptions))
+    options = RecommendOptions(**given_options(body, RecommendOptions))
     given = (*body.positive, *body.negative)
     items = [one.id for one in given if one.id is not None]
     tenant.charge(
@@ -192,11 +191,8 @@ def recommend(body: RecommendRequest, tenant: CurrentTenant) -> SearchResponse:
         collection.engine,
         _examples(tenant, body.positive, body.collection, options.on),
         negative=_examples(tenant, body.negative, body.collection, options.on),
-        limit=options.limit,
-        filter=filter_of(tenant, body),
         seen={*body.seen, *items},
-        diversity=body.diversity,
-        on=options.on,
+        **dict(options.replace(filter=filter_of(tenant, body))),
     )
     return SearchResponse(
         collection=collection.name,
