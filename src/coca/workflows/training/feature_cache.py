@@ -38,10 +38,9 @@ from coca.model.openclip.openclip import AnyCoCa
 from coca.model.pretrained import resolve_precision
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageTransform, decode
-from coca.runtime.execution import Precision
 from coca.train.distributed.context import DistributedContext
 from coca.train.optim.param_groups import frozen_by
-from coca.train.trainer import training_device
+from coca.train.trainer import TrainConfig, training_device
 from coca.workflows.training.pretrain_data import DataConfig, FeatureCacheConfig, Sources
 
 logger = logging.getLogger(__name__)
@@ -81,9 +80,8 @@ def features_of_run(
     sources: Sources,
     model: AnyCoCa,
     transform: ImageTransform,
+    train: TrainConfig,
     *,
-    freeze: Sequence[str],
-    precision: Precision,
     device: str = "cpu",
     progress: ProgressMaker = silent,
 ) -> list[FeatureFile]:
@@ -98,8 +96,8 @@ def features_of_run(
         return []
     if settings.stages is not None:
         encoder.split_after(settings.stages)
-    require_frozen(model, freeze)
-    bf16 = resolve_precision(precision, training_device(device)) == "bf16"
+    require_frozen(model, train.optimizer.freeze)
+    bf16 = resolve_precision(train.precision, training_device(device)) == "bf16"
     encoder_hash = hash_encoder(encoder, bf16=bf16)
     keys = [
         feature_key(source, encoder, transform, config.augment, settings, encoder_hash)

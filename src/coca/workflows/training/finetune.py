@@ -318,8 +318,7 @@ def finetune(config: FinetuneConfig, *, progress: ProgressOption = False) -> Run
         sources,
         model,
         processor.image,
-        freeze=paces.optimizer.freeze,
-        precision=paces.precision,
+        paces,
         device=config.device,
         progress=progress,
     )

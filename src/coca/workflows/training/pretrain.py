@@ -316,8 +316,7 @@ def _features(
         prepared.sources,
         prepared.model,
         prepared.processor.image,
-        freeze=config.train.optimizer.freeze,
-        precision=config.train.precision,
+        config.train,
         device=config.device,
         progress=progress,
     )
