@@ -9,16 +9,6 @@ from tiny_cli import Run, RunJson, run_traced
 from tiny_model import write_model
 
 
-def test_an_image_finds_itself_first(run_json: RunJson, filled: Any, images: list[str]) -> None:
-    # Without --model: the collection names the one that filled it.
-    hits = run_json("search", "--image", images[1], "-k", "2")
-    assert len(hits) == 2
-    assert {"id", "score", "path", "caption", "metadata", "tags", "album"} < hits[0].keys()
-    assert hits[0]["path"] == str(Path(images[1]).absolute())
-    assert hits[0]["score"] == pytest.approx(1, abs=1e-3)
-    assert run_json("search", "-i", images[1], "--offset", "1", "-k", "1") == hits[1:]
-
-
 @pytest.mark.slow
 def test_a_search_imports_and_collects_nothing_needlessly(filled: Any) -> None:
     """Counted in modules and objects: the time depends on the load of the machine."""

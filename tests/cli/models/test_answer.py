@@ -96,11 +96,3 @@ def test_a_question_that_is_none_is_a_wrong_call(
     run: Run, model: str, images: list[str], question: str, message: str
 ) -> None:
     assert message in run("answer", images[0], question, "-m", model, code=2).stderr
-
-
-def test_answers_for_people_are_printed_next_to_their_image(
-    run: Run, answerer: str, images: list[str]
-) -> None:
-    shown = run("answer", *images, "what is it?", "-m", answerer).stdout
-    assert all(path in shown for path in images)
-    assert any(f"{answer} " in shown for answer in ANSWERS)

@@ -20,23 +20,6 @@ def test_captions_have_a_text_and_a_logarithmic_score(
         assert len(caption["token_ids"]) <= 4
 
 
-def test_several_captions_are_sorted_by_a_number_that_is_shown(
-    run: Run, run_json: RunJson, model: str, images: list[str]
-) -> None:
-    asked = [
-        "caption",
-        images[0],
-        "-m",
-        model,
-        *decoding("num_return_sequences=4", "length_penalty=2"),
-    ]
-    ranks = [one["rank_score"] for one in run_json(*asked)[0]["captions"]]
-    assert ranks == sorted(ranks, reverse=True)
-    first, *rows = run(*asked).stdout.splitlines()
-    assert first.split() == ["caption", "rank", "score", "score", "path"]
-    assert [float(row.split()[-3]) for row in rows] == pytest.approx(ranks, abs=1e-3)
-
-
 def test_options_reach_the_model(run_json: RunJson, model: str, images: list[str]) -> None:
     asked = decoding(
         *("num_return_sequences=3", "temperature=1.3", "top_k=50", "seed=5", "words=listed"),

@@ -9,18 +9,6 @@ from coca.inference.loading import load
 from tiny_cli import Run, RunJson
 
 
-def test_probabilities_of_labels_sum_to_one_best_first(
-    run_json: RunJson, model: str, images: list[str]
-) -> None:
-    output = run_json("classify", *images, "--labels", "cat, dog,car,", "-m", model)
-    assert [entry["path"] for entry in output] == images
-    for entry in output:
-        chances = [one["probability"] for one in entry["predictions"]]
-        assert {one["label"] for one in entry["predictions"]} == {"cat", "dog", "car"}
-        assert sum(chances) == pytest.approx(1)
-        assert chances == sorted(chances, reverse=True)
-
-
 def test_labels_of_files_and_of_repeated_options_are_joined(
     run: Run, run_json: RunJson, images: list[str], model: str
 ) -> None:

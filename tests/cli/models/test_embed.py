@@ -34,12 +34,6 @@ def test_embedding_nothing_is_a_wrong_call(run: Run, model: str) -> None:
     assert "nothing to embed" in run("embed", "-m", model, code=2).stderr
 
 
-def test_embed_reports_what_it_made_and_where(run: Run, model: str, images: list[str]) -> None:
-    assert "3 vectors of 24 numbers are in embeddings.npy" in run(
-        "embed", *images, "-m", model
-    ).stdout.replace("\n", " ")
-
-
 def test_only_bad_images_leave_nothing_behind(run_json: RunJson, model: str) -> None:
     output = run_json("embed", "none.png", "-m", model, code=1)
     assert output["rows"] == 0

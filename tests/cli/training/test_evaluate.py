@@ -23,14 +23,6 @@ def samples(images: list[str]) -> str:
     return "task.yaml"
 
 
-def test_one_task_is_one_result(run_json: RunJson, model: str, samples: str) -> None:
-    output = run_json("evaluate", model, samples)
-    assert output.keys() == {"task", "metrics", "compare"}
-    assert output["task"] == "retrieval"
-    assert output["metrics"]["text_to_image_recall@5"] == 1
-    assert run_json("evaluate", model, "retrieval", *DATA) == output
-
-
 def test_a_file_may_hold_several_tasks_which_share_their_changes(
     run_json: RunJson, model: str, samples: str
 ) -> None:

@@ -72,12 +72,6 @@ def test_a_row_holds_type_default_and_the_docstring_below_the_field() -> None:
     assert ROWS["part.preset"].type == "one of 'small', 'large'"
 
 
-def test_a_class_made_at_a_prompt_has_no_docstrings_but_all_rows() -> None:
-    names: dict[str, Any] = {"Config": Config, "__name__": "prompt"}
-    exec("class Made(Config):\n    a: int = 1\n    'a docstring'\n", names)
-    assert [row.key for row in describe(names["Made"])] == ["a"]
-
-
 @pytest.mark.parametrize(
     ("hint", "text"),
     [
