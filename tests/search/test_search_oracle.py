@@ -24,6 +24,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
         yield oracle.fill(store.create("pictures", embed_dim=DIM, fingerprint="one"), ROWS)
 
 
+@pytest.mark.slow
 @given(OPTIONS, FILTERS, TEXTS)
 @settings(max_examples=EXAMPLES)
 def test_the_nearest_are_those_of_the_oracle(
@@ -32,6 +33,7 @@ def test_the_nearest_are_those_of_the_oracle(
     oracle.check_nearest(filled, SearchOptions(**options, filter=filter), text)
 
 
+@pytest.mark.slow
 @given(OPTIONS, FILTERS, TEXTS, RANKINGS)
 @settings(max_examples=EXAMPLES)
 def test_the_ranking_is_that_of_the_oracle(

@@ -499,6 +499,7 @@ def filled(store: Store) -> Iterator[oracle.Filled]:
     store.drop(name)
 
 
+@pytest.mark.slow
 @given(oracle.OPTIONS, oracle.FILTERS, oracle.TEXTS, oracle.RANKINGS)
 @settings(max_examples=settings().max_examples // 5)
 def test_searches_find_what_the_oracle_finds(

@@ -28,6 +28,7 @@ def create(store: MilvusStore, name: str, fingerprint: str = "model-one") -> Mil
     return store.create(name, embed_dim=DIM, fingerprint=fingerprint)
 
 
+@pytest.mark.slow
 def test_searches_find_the_former_records_or_the_new_ones_while_a_name_changes_hands(
     store: MilvusStore, name: str, make_record: MakeRecord
 ) -> None:
