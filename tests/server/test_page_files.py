@@ -1,6 +1,5 @@
-"""Files of the page: the bundle of its modules, and the messages of its languages."""
+"""Files of the page: their addresses, and the messages of its languages."""
 
-import gzip
 import json
 import re
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ pytest.importorskip("fastapi", reason="the extra serve is not installed")
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from coca.server.page_files import PAGE, PageFiles, bundle_scripts
+from coca.server.page_files import PAGE, PageFiles
 
 SCRIPTS = {file.name: file.read_text() for file in (PAGE / "scripts").glob("*.js")}
 TEXT = r'"(?:[^"\\\n]|\\.)*"'
@@ -26,40 +25,22 @@ def client() -> TestClient:
     return TestClient(app)
 
 
-def test_a_module_follows_those_that_it_imports_and_takes_their_exports(tmp_path: Path) -> None:
-    (tmp_path / "main.js").write_text(
-        'import {\n  one as first,\n} from "./a.js";\nimport { two } from "./b.js";\nfirst(two);\n'
-    )
-    (tmp_path / "a.js").write_text(
-        'import { two } from "./b.js";\nexport const one = 1;\nexport async function $() {}\n'
-    )
-    (tmp_path / "b.js").write_text("export class two {}\n")
-    assert bundle_scripts(tmp_path) == (
-        "const in_b = await (async () => {\nclass two {}\nreturn { two };\n})();\n"
-        "const in_a = await (async () => {\nconst { two } = in_b;\nconst one = 1;\n"
-        "async function $() {}\nreturn { one, $ };\n})();\n"
-        "const in_main = await (async () => {\nconst {\n  one: first,\n} = in_a;\n"
-        "const { two } = in_b;\nfirst(two);\nreturn {  };\n})();\n"
-    )
-
-
-def test_every_module_is_in_the_page_once() -> None:
-    text = bundle_scripts(PAGE / "scripts")
-    for name in SCRIPTS.keys() - {"theme.js"}:
-        assert text.count(f"const in_{name.removesuffix('.js')} = ") == 1, name
-    assert not re.search(r"^(import|export) ", text, re.MULTILINE)
-
-
-@pytest.mark.parametrize("path", ["/page.js", "/page.css"])
-def test_a_bundle_is_compressed_and_compared_before_each_use(client: TestClient, path: str) -> None:
-    plain = client.get(path, headers={"Accept-Encoding": "identity"})
-    assert "Content-Encoding" not in plain.headers
-    with client.stream("GET", path, headers={"Accept-Encoding": "gzip"}) as packed:
-        assert packed.headers["Content-Encoding"] == "gzip"
-        assert gzip.decompress(b"".join(packed.iter_raw())) == plain.content
-    again = client.get(path, headers={"If-None-Match": plain.headers["ETag"]})
+def test_the_document_names_all_files_and_is_compared_before_each_use(client: TestClient) -> None:
+    document = client.get("/")
+    assert document.headers["Cache-Control"] == "no-cache"
+    again = client.get("/", headers={"If-None-Match": document.headers["ETag"]})
     assert (again.status_code, again.content) == (304, b"")
-    assert plain.headers["Cache-Control"] == "no-cache"
+    paths = re.findall(r'(?:src|href)="([^"#]+/(?:scripts|styles)/[^"]+)"', document.text)
+    names = {path.partition("/")[2] for path in paths}
+    files = [*PAGE.glob("scripts/*.js"), *PAGE.glob("styles/*.css")]
+    assert names == {str(file.relative_to(PAGE)) for file in files}
+    for path in paths:
+        response = client.get(path)
+        assert response.content == (PAGE / path.partition("/")[2]).read_bytes()
+        assert "immutable" in response.headers["Cache-Control"]
+    assert client.get("/scripts/main.js").headers["Cache-Control"] == "no-cache"
+    # Of another version there is nothing, as a browser would keep it for good.
+    assert client.get(f"/{'0' * 32}/scripts/main.js").status_code == 404
 
 
 def test_an_unknown_path_is_404_for_every_method(client: TestClient) -> None:

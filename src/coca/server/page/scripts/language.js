@@ -12,7 +12,7 @@ const messages = language === "en" ? {} : await translations();
 // Without its file, the page is in English.
 async function translations() {
   try {
-    return await (await fetch(new URL(`languages/${language}.json`, document.baseURI))).json();
+    return await (await fetch(new URL(`../languages/${language}.json`, import.meta.url))).json();
   } catch {
     return {};
   }
