@@ -49,6 +49,9 @@ ASYNC := -o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function
 # The packages of npm for the tests of the web pages: an accessibility checker, ONNX Runtime Web.
 PAGE := .venv-page/.installed-npm
 
+# TypeScript, which checks the types of the page's scripts, and ESLint.
+LINT := .venv-lint/.installed
+
 # Unmodified clients of the service, and schemathesis. Some leave connections open.
 UNCLOSED := -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
 CLIENTS := .venv-clients/.installed
@@ -56,7 +59,7 @@ CLIENTS := .venv-clients/.installed
 .DEFAULT_GOAL := help
 # Two installations at a time would corrupt the folder that they share.
 .NOTPARALLEL:
-.PHONY: help demo everyday test test-all test-server test-export test-runtime test-page test-clients test-integrations test-gpu test-docs test-experimental test-lowest fuzz audit sbom check format bench docs milvus clean
+.PHONY: help demo everyday test test-all test-server test-export test-runtime test-page test-clients test-integrations test-gpu test-docs test-experimental test-lowest fuzz audit sbom check check-page format bench docs milvus clean
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -137,6 +140,12 @@ check: $(DEV) ## Check lint, format, types, import layers, spelling and limits o
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/python scripts/package_sizes.py --budget
+	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory check-page; \
+		else echo "the scripts of the page are not checked: npm is not installed"; fi
+
+check-page: $(LINT) ## Check the types and the lint of the page's scripts; part of `make check`
+	.venv-lint/node_modules/.bin/tsc --project scripts/tsconfig.json
+	.venv-lint/node_modules/.bin/eslint --config scripts/eslint.config.mjs src/coca/server/page
 
 format: $(DEV) ## Format the code, and apply the automatic fixes of ruff
 	$(BIN)/ruff check --fix
@@ -201,6 +210,11 @@ $(AUDIT): Makefile
 $(PAGE): .venv-page/.installed Makefile
 	@npm install --silent --no-save --no-audit --no-fund --ignore-scripts --prefix .venv-page \
 		'axe-core@^4.14' onnxruntime-web@1.30.0
+	@touch $@
+
+$(LINT): Makefile
+	@npm install --silent --no-save --no-audit --no-fund --ignore-scripts --prefix .venv-lint \
+		'eslint@^10' 'typescript@^7'
 	@touch $@
 
 $(RUNTIME): pyproject.toml src/coca/requirements.py

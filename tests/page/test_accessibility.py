@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("playwright", reason="playwright is not installed: make test-page")
 
 
-from page_service import AXE
+from page_service import AXE, PHONE, Watch, transfer
 
 pytestmark = pytest.mark.page
 
@@ -56,6 +56,24 @@ def show_keys(tab: Any) -> None:
     tab.wait_for_selector(".keys")
 
 
+def show_details(tab: Any) -> None:
+    open_item(tab)
+    tab.keyboard.press("i")
+
+
+def show_confirmation(tab: Any) -> None:
+    select(tab)
+    tab.locator("#selection").get_by_role("button", name="Hide").click()
+
+
+def show_failed_upload(tab: Any) -> None:
+    tab.evaluate(
+        "document.dispatchEvent(new DragEvent('drop', {dataTransfer: new DataTransfer()}))"
+    )
+    transfer(tab, [("a.png", "image/png", b"a"), ("b.png", "image/png", b"b")])
+    tab.wait_for_selector(".upload-failed")
+
+
 STATES: dict[str, tuple[str, Callable[[Any], None] | None]] = {
     "all images": ("/", None),
     "query with chips": (
@@ -64,6 +82,9 @@ STATES: dict[str, tuple[str, Callable[[Any], None] | None]] = {
     ),
     "no hits": ("/?tag=no-such-tag", None),
     "item": ("/", open_item),
+    "details": ("/", show_details),
+    "confirmation": ("/", show_confirmation),
+    "failed upload": ("/", show_failed_upload),
     "suggestions": ("/", show_suggestions),
     "hidden images": ("/?hidden=1", None),
     "selection": ("/", select),
@@ -79,15 +100,19 @@ NEEDED = {"filters": {"/v1/facets"}, "near-duplicates": {"/v1/duplicates"}}
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("state", STATES)
 def test_axe_finds_no_violation(
-    visit: Visit, axe: str, routes: set[str], state: str, scheme: str
+    visit: Visit, axe: str, watch: Watch, routes: set[str], state: str, scheme: str
 ) -> None:
     if missing := NEEDED.get(state, set()) - routes:
         pytest.skip(f"the service has no route {missing}")
     path, action = STATES[state]
+    watch.expected.add(422)
     tab = visit(path, color_scheme=scheme)
     tab.wait_for_load_state("networkidle")
     if action:
         action(tab)
+    assert violations(tab, axe) == []
+    tab.set_viewport_size(PHONE["viewport"])
+    tab.wait_for_timeout(300)
     assert violations(tab, axe) == []
 
 

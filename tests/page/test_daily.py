@@ -1,4 +1,4 @@
-"""Daily use: search while typing, suggestions, months, selection, the viewer, and German."""
+"""Daily use: search while typing, suggestions, days, selection, the viewer, and German."""
 
 import json
 from collections.abc import Callable
@@ -10,7 +10,7 @@ pytest.importorskip("playwright", reason="playwright is not installed: make test
 
 from playwright.sync_api import expect
 
-from page_service import MANY
+from page_service import MANY, transfer
 
 pytestmark = pytest.mark.page
 
@@ -71,6 +71,39 @@ def test_a_tag_and_a_caption_are_suggested(visit: Visit) -> None:
     tab.wait_for_url("**/?q=a+green+triangle&tag=triangle")
 
 
+def test_suggestions_cover_no_result_and_examples_are_given_captions(visit: Visit) -> None:
+    tab = loaded(visit())
+    options = tab.locator(".suggestions [role=option]")
+    tab.locator("#search-text").click()
+    expect(options.first).to_have_text("a blue triangle")
+    tab.fill("#search-text", "a blue")
+    expect(tab.locator(".tile-match").first).to_be_attached()
+    expect(options.first).to_be_visible()
+    below = tab.locator(".suggestions").bounding_box()
+    assert below["y"] + below["height"] <= tab.locator(".tile").first.bounding_box()["y"]
+
+    def generate(route: Any) -> None:
+        response = route.fetch()
+        hits = [hit | {"caption_source": "model"} for hit in response.json()["hits"]]
+        route.fulfill(response=response, json=response.json() | {"hits": hits})
+
+    tab.route("**/v1/search", generate)
+    tab.evaluate("localStorage.clear()")
+    tab.goto(tab.url.partition("?")[0])
+    loaded(tab).locator("#search-text").click()
+    tab.wait_for_load_state("networkidle")
+    expect(options).to_have_count(0)
+
+
+def test_a_typing_error_has_a_correction(visit: Visit) -> None:
+    tab = loaded(visit("/?q=a+red+cricle"))
+    tab.get_by_role(
+        "button", name="Did you mean \N{LEFT DOUBLE QUOTATION MARK}a red circle"
+    ).click()
+    tab.wait_for_url("**/?q=a+red+circle")
+    expect(tab.locator("#result-tools button")).to_have_count(0)
+
+
 def test_a_date_inside_a_text_can_be_taken_as_a_filter(visit: Visit) -> None:
     tab = loaded(visit("/?q=circle+in+summer+2011"))
     tab.get_by_role("button", name="Only summer 2011").click()
@@ -109,7 +142,7 @@ def test_details_and_filters_have_the_words_of_people(visit: Visit) -> None:
     expect(tab.locator("#filters")).not_to_contain_text("offset")
     loaded(tab).locator(".tile-link").first.click()
     details = tab.locator(".details")
-    expect(details).to_contain_text("PersonenAnna, Ben")
+    expect(tab.locator(".item-panel")).to_contain_text("PersonenAnnaBen")
     expect(details).to_contain_text("1/250 s · f/4 · 35 mm · ISO 200")
     expect(details).not_to_contain_text("offset")
 
@@ -135,47 +168,41 @@ def test_an_empty_collection_takes_a_drop_anywhere(visit: Visit) -> None:
     expect(tab.locator(".empty-drop h2")).to_have_text("No images yet")
     tab.route("**/v1/items", lambda route: route.fulfill(status=201, json={"id": "new"}))
     with tab.expect_request("**/v1/items") as sent:
-        tab.evaluate(
-            """async () => {
-              const blob = await new Promise(done => document.createElement("canvas").toBlob(done));
-              const dataTransfer = new DataTransfer();
-              dataTransfer.items.add(new File([blob], "first.png", {type: "image/png"}));
-              const at = {dataTransfer, clientX: 10, bubbles: true, cancelable: true};
-              document.body.dispatchEvent(new DragEvent("drop", at));
-            }"""
-        )
+        transfer(tab, [("first.png", "image/png", b"any")])
     assert json.loads(sent.value.post_data)["name"] == "first.png"
     expect(tab.locator("#uploads h2")).to_have_text("1 image added")
 
 
-MONTHS = [
-    {"month": "2001-09", "count": 5_000},
-    {"month": "2001-08", "count": 7_030},
-    {"month": "1999-12", "count": MANY - 12_030},
+DAYS = [
+    {"day": "2001-09-09", "count": 5_000},
+    *({"day": f"2001-09-0{day}", "count": 2} for day in (8, 6)),
+    {"day": "", "count": MANY - 5_004},
 ]
 
 
-def with_months(tab: Any, months: list[dict[str, Any]]) -> None:
-    """Answer lists as a collection whose items are of these months."""
-
+def test_a_list_has_headings_by_day_with_places(visit: Visit) -> None:
     def fill(route: Any) -> None:
         response = route.fetch()
         body = response.json()
-        route.fulfill(response=response, json=body | {"months": body["months"] and months})
+        for number, hit in enumerate(body["hits"]):
+            hit["metadata"] = {"city": "Rome" if number % 3 else "Florence"}
+        route.fulfill(response=response, json=body | {"days": body["days"] and DAYS})
 
+    tab = visit("/?c=many")
     tab.route("**/v1/search", fill)
     tab.reload()
-    loaded(tab)
-
-
-def test_a_list_has_headings_by_month(visit: Visit) -> None:
-    tab = visit("/?c=many")
-    with_months(tab, MONTHS)
-    heading = tab.locator(".wall-heading")
-    expect(heading).to_have_text("September 2001")
+    heading = loaded(tab).locator(".wall-heading").first
+    expect(heading).to_have_text("Sunday, September 9, 2001Rome, Florence")
     first = tab.locator('.tile[data-index="0"]').bounding_box()
     box = heading.bounding_box()
     assert box["y"] + box["height"] <= first["y"] + 1
+    titles = tab.evaluate(
+        """async (days) => (await import("/scripts/sections.js")).sectionsOf(days)
+          .map(({start, title}) => `${start} ${title}`)""",
+        DAYS,
+    )
+    # Days with few images share a heading.
+    assert titles[1:] == ["5000 September 6 \N{EN DASH} 8, 2001", "5004 Without a date"]
     tab.locator(".tile-link").first.focus()
     tab.keyboard.press("End")
     expect(tab.get_by_label(f"row {MANY - 1}", exact=True)).to_be_focused()
@@ -189,9 +216,9 @@ def test_tiles_of_a_section_follow_its_heading_and_none_overlap(visit: Visit) ->
           const {sectionsOf} = await import("/scripts/sections.js");
           const wrong = [];
           const blocks = new Blocks({width: 900, gap: 6, height: 150});
-          const months = [230, 9, 41, 300, 120].map(
-            (count, n) => ({month: `20${20 - n}-05`, count}));
-          blocks.sections = sectionsOf(months);
+          const days = [230, 9, 41, 300, 120].map(
+            (count, n) => ({day: `20${20 - n}-05-01`, count}));
+          blocks.sections = sectionsOf(days);
           blocks.resize(700, true);
           for (let at = 0; at < blocks.blocks.length; at += 2) {
             const size = Math.min(blocks.size, 700 - at * blocks.size);

@@ -14,7 +14,7 @@ pytest.importorskip("playwright", reason="playwright is not installed: make test
 from playwright.sync_api import expect
 
 from coca.search.records import content_id
-from page_service import AXE, Watch, render
+from page_service import AXE, Watch, render, transfer
 
 pytestmark = pytest.mark.page
 
@@ -54,11 +54,16 @@ FIND = """content => fetch("/v1/search", {
 """Find the id of an image by its content."""
 
 
+SIZES = {"star.png": (120, 90), "large.jpg": (2_400, 1_600), "panorama.jpg": (6_000, 1_000)}
+
+
 @pytest.fixture
-def uploaded(visit: Visit, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
+def uploaded(
+    visit: Visit, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[tuple[Any, Any]]:
     """The page with one image more, and its tile; the image is deleted after the test."""
-    file = tmp_path / "star.png"
-    render("triangle", "purple", (120, 90)).save(file)
+    file = tmp_path / getattr(request, "param", "star.png")
+    render("triangle", "purple", SIZES[file.name]).save(file)
     tab = visit()
     count(tab, 13)
     add(tab, file)
@@ -66,6 +71,28 @@ def uploaded(visit: Visit, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
     id = tab.evaluate(FIND, content_id(file.read_bytes()))
     yield tab, tab.locator(f'.tile[data-id="{id}"]')
     tab.evaluate("id => fetch(`/v1/items/${id}`, {method: 'DELETE'})", id)
+
+
+@pytest.mark.parametrize("uploaded", ["large.jpg"], indirect=True)
+def test_an_opened_image_fills_the_screen_with_its_original(uploaded: tuple[Any, Any]) -> None:
+    tab, tile = uploaded
+    tile.locator(".tile-link").click()
+    tab.wait_for_function("() => document.querySelector('.item-image')?.naturalWidth === 2400")
+    box = tab.locator(".item-image").bounding_box()
+    assert (box["width"], box["height"], box["y"]) == pytest.approx((1_200, 800, 0), abs=1)
+    expect(tab.locator(".details")).to_be_hidden()
+    tab.keyboard.press("i")
+    expect(tab.locator(".details")).to_be_visible()
+    tab.reload()
+    expect(tab.locator(".details")).to_be_visible()
+
+
+@pytest.mark.parametrize("uploaded", ["panorama.jpg"], indirect=True)
+def test_the_tile_of_a_panorama_is_sharp(uploaded: tuple[Any, Any]) -> None:
+    _, tile = uploaded
+    expect(tile.locator("img.loaded")).to_be_visible()
+    pixels = tile.locator("img").evaluate("one => one.naturalHeight")
+    assert pixels >= tile.bounding_box()["height"]
 
 
 def confirm(tab: Any) -> None:
@@ -143,6 +170,67 @@ def test_the_date_of_a_file_is_not_called_the_time_of_capture(visit: Visit) -> N
     expect(details).not_to_contain_text("Taken")
 
 
+def test_several_dropped_files_are_added_and_an_upload_is_not_lost_by_chance(visit: Visit) -> None:
+    tab = visit()
+    held: list[Any] = []
+    tab.route("**/v1/items", lambda route: held.append(route))
+    # Browsers know no type of a HEIC file.
+    transfer(tab, [("notes.txt", "text/plain", b"any")])
+    expect(tab.locator(".toast-error")).to_contain_text("None of these files is an image")
+    tab.locator(".toast-error button").click()
+    transfer(tab, [("a.png", "image/png", b"a"), ("b.heic", "", b"b")])
+    expect(tab.locator(".upload-name")).to_have_text(["a.png", "b.heic"])
+    expect(tab.locator("#uploads h2")).to_have_text("Adding 2 images")
+    close = tab.locator("#uploads").get_by_role("button", name="Close")
+    close.click()
+    expect(tab.locator(".dialog-text")).to_contain_text("2 images are not added yet")
+    tab.locator(".dialog").get_by_role("button", name="Cancel").click()
+    asked: list[str] = []
+
+    def stay(dialog: Any) -> None:
+        asked.append(dialog.type)
+        dialog.dismiss()
+
+    tab.on("dialog", stay)
+    tab.close(run_before_unload=True)
+    while not asked:
+        tab.wait_for_timeout(50)
+    assert asked == ["beforeunload"]
+    for route in held:
+        route.fulfill(status=201, json={"id": "new"})
+    expect(tab.locator("#uploads h2")).to_have_text("2 images added")
+    close.click()
+    expect(tab.locator("#uploads")).to_be_hidden()
+
+
+RECORD = """() => new Promise(done => {
+  const canvas = document.createElement("canvas");
+  const recorder = new MediaRecorder(canvas.captureStream(20));
+  recorder.ondataavailable = async ({data}) => done([...new Uint8Array(await data.arrayBuffer())]);
+  setInterval(() => canvas.getContext("2d").fillRect(Math.random() * 99, 9, 9, 9), 30);
+  recorder.start();
+  setTimeout(() => recorder.stop(), 900);
+})"""
+
+
+@pytest.mark.parametrize("key", ["", "any"])
+def test_a_frame_plays_its_video(visit: Visit, key: str) -> None:
+    def fill(route: Any) -> None:
+        response = route.fetch()
+        hits = [hit | {"video": "/v1/items/a/video#t=0"} for hit in response.json()["hits"]]
+        route.fulfill(response=response, json=response.json() | {"hits": hits})
+
+    tab = visit()
+    video = bytes(tab.evaluate(RECORD))
+    tab.route("**/v1/search", fill)
+    tab.route("**/video", lambda route: route.fulfill(body=video, content_type="video/webm"))
+    tab.evaluate("key => sessionStorage.setItem('coca.key', key)", key)
+    tab.reload()
+    tab.locator(".tile-link").first.click()
+    tab.get_by_role("button", name="Play the video").click()
+    tab.wait_for_function("() => document.querySelector('.item-stage video')?.currentTime > 0")
+
+
 def test_a_file_that_is_no_image_is_reported(visit: Visit, watch: Watch, tmp_path: Path) -> None:
     watch.expected.add(422)
     file = tmp_path / "broken.png"
@@ -177,6 +265,7 @@ def test_selected_images_get_tags(uploaded: tuple[Any, Any]) -> None:
     tab.goto(f"{tab.url.split('?')[0]}?tag=festive")
     expect(tab.locator("#summary")).to_have_text("1 image")
     tile.locator(".tile-link").click()
+    tab.keyboard.press("i")
     item = tab.locator("dialog.item")
     expect(item.locator(".tag-name")).to_have_text(["festive", "red"])
     item.get_by_role("button", name="Remove red").click()
@@ -189,6 +278,7 @@ def test_selected_images_get_tags(uploaded: tuple[Any, Any]) -> None:
 def test_a_caption_is_corrected_found_and_restored(uploaded: tuple[Any, Any]) -> None:
     tab, tile = uploaded
     tile.locator(".tile-link").click()
+    tab.keyboard.press("i")
     item = tab.locator("dialog.item")
     caption = item.get_by_role("textbox", name="Caption", exact=True)
     before = item.locator("h2").inner_text()

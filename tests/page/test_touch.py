@@ -1,4 +1,4 @@
-"""Touch: check boxes, and controls that a finger sees."""
+"""Touch: check boxes, swipes, and the place of what a finger needs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +9,11 @@ pytest.importorskip("playwright", reason="playwright is not installed: make test
 
 from playwright.sync_api import expect
 
+from page_service import PHONE
+
 pytestmark = pytest.mark.page
 
 Visit = Callable[..., Any]
-PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 
 
 def test_a_finger_selects_by_check_boxes(visit: Visit) -> None:
@@ -26,3 +27,38 @@ def test_a_finger_selects_by_check_boxes(visit: Visit) -> None:
     bar.get_by_role("button", name="Clear the selection").tap()
     tiles.nth(2).locator(".tile-link").tap()
     expect(tab.locator("dialog.item")).to_be_visible()
+
+
+def swipe(tab: Any, x: int, y: int) -> None:
+    """Move a finger from the middle of the screen by some CSS pixels."""
+    session = tab.context.new_cdp_session(tab)
+    for kind, part in (("touchStart", 0), ("touchMove", 0.5), ("touchMove", 1), ("touchEnd", 1)):
+        point = {"x": 195 + part * x, "y": 400 + part * y}
+        points = [] if kind == "touchEnd" else [point]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+
+def test_a_phone_shows_images_high_and_swipes_between_them(visit: Visit) -> None:
+    tab = visit("/", **PHONE)
+    tile = tab.locator('.tile[data-index="1"]')
+    expect(tile.locator("img.loaded")).to_be_visible()
+    assert tab.locator('.tile[data-index="0"]').bounding_box()["y"] < 844 / 4
+    tops = tab.locator("#filters-toggle, #tools button:visible").evaluate_all(
+        "all => all.map(one => one.getBoundingClientRect().top)"
+    )
+    assert max(tops) - min(tops) < 4
+    tile.locator(".tile-link").tap()
+    image = tab.locator(".item-image")
+    names = [image.get_attribute("alt")]
+    places = tab.locator(".item-bar button").evaluate_all(
+        "all => all.map(one => one.getBoundingClientRect()).map(box => [box.top, box.right])"
+    )
+    assert len({top for top, _ in places}) == 1
+    assert max(right for _, right in places) <= 390
+    for x in (-120, 120):
+        swipe(tab, x, 0)
+        expect(image).not_to_have_attribute("alt", names[-1])
+        names.append(image.get_attribute("alt"))
+    assert names[0] == names[2]
+    swipe(tab, 0, 150)
+    expect(tab.locator("dialog.item")).to_be_hidden()

@@ -10,14 +10,13 @@ pytest.importorskip("playwright", reason="playwright is not installed: make test
 
 from playwright.sync_api import expect
 
-from page_service import MANY
+from page_service import MANY, PHONE
 
 pytestmark = pytest.mark.page
 
 Visit = Callable[..., Any]
 MAX_TILES = 150
 MAX_NODES = 4_000
-PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 
 
 VISIBLE = """() => {
@@ -207,39 +206,21 @@ def test_a_linked_image_has_neighbours_and_its_rank(visit: Visit) -> None:
     expect(image).to_have_attribute("alt", names[1])
 
 
-def test_shift_selects_a_range(visit: Visit) -> None:
+def test_shift_selects_a_range_and_caps_lock_changes_no_key(visit: Visit) -> None:
     tab = visit()
     boxes = tab.locator(".tile-check input")
     boxes.nth(1).click(force=True)
     boxes.nth(4).click(force=True, modifiers=["Shift"])
     expect(tab.locator("#selection")).to_contain_text("4 images selected")
-
-
-def test_tiles_never_overlap(visit: Visit) -> None:
-    tab = visit()
-    expect(tab.locator(".tile[data-id]")).to_have_count(13)
-    # In one step: a tile may be drawn again between two.
-    boxes, width = tab.evaluate(
-        """() => {
-          const rectangles = [...document.querySelectorAll(".tile")].map(tile => {
-            const { x, y, width, height } = tile.getBoundingClientRect();
-            return { x, y, width, height };
-          });
-          return [rectangles, document.documentElement.clientWidth];
-        }"""
-    )
-    assert len(boxes) == 13
-    for n, a in enumerate(boxes):
-        assert a["x"] >= 0
-        assert a["x"] + a["width"] <= width
-        for b in boxes[:n]:
-            apart = (
-                a["x"] >= b["x"] + b["width"] - 1
-                or b["x"] >= a["x"] + a["width"] - 1
-                or a["y"] >= b["y"] + b["height"] - 1
-                or b["y"] >= a["y"] + a["height"] - 1
-            )
-            assert apart
+    tab.locator(".tile-link").nth(6).focus()
+    tab.keyboard.press("Shift+X")
+    expect(tab.locator("#selection")).to_contain_text("6 images selected")
+    press = """key => document.activeElement.dispatchEvent(
+      new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}))"""
+    tab.evaluate(press, "X")
+    expect(tab.locator("#selection")).to_contain_text("5 images selected")
+    tab.evaluate(press, "F")
+    expect(tab.locator("#filters")).to_be_hidden()
 
 
 def test_a_phone_never_scrolls_sideways(visit: Visit) -> None:

@@ -20,6 +20,7 @@ ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
 ]
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 SHAPES = ("circle", "square", "triangle")
 COLORS = ("red", "orange", "green", "blue")
 SIZES = ((300, 200), (200, 300), (240, 240))
@@ -102,6 +103,22 @@ def _row(number: int, encoded: bytes, folder: Path, embed_dim: int) -> Any:
         height=48,
         time=1_000_000_000 - number,
         vector=vector,
+    )
+
+
+def transfer(tab: Any, files: list[tuple[str, str, bytes]], kind: str = "drop") -> None:
+    """Drop or paste files of a name, type and content on a page."""
+    tab.evaluate(
+        """([kind, files]) => {
+          const dataTransfer = new DataTransfer();
+          for (const [name, type, bytes] of files)
+            dataTransfer.items.add(new File([new Uint8Array(bytes)], name, {type}));
+          const options = {clientX: 10, bubbles: true, cancelable: true};
+          document.body.dispatchEvent(kind === "drop"
+            ? new DragEvent("drop", {...options, dataTransfer})
+            : new ClipboardEvent("paste", {...options, clipboardData: dataTransfer}));
+        }""",
+        [kind, [(name, type, list(content)) for name, type, content in files]],
     )
 
 

@@ -488,6 +488,8 @@ def source_of(etag: str) -> str:
 # Paths and etags of video frames: `film.mp4#t=12.5` is the frame at 12.5 seconds.
 
 
+SECONDS = "seconds"
+"""Key of the metadata of a frame: its time from the start."""
 _MOMENT = re.compile(r"#t=\d+(\.\d+)?$")
 _INTERVAL = re.compile(r"/([\d.e+-]+|inf)s[+?]*$")
 

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from coca.core.errors import CocaError, ConfigError, DataError
+from coca.core.files.local_files import file_etag
 from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.execution import DEFAULT, Execution
 from coca.runtime.text_reader import TextReader
 from coca.search.filters import where
 from coca.search.query.engine import SearchEngine
 from coca.search.query.originals import read_original
-from coca.search.records import PATH, CollectionInfo, Record, check_same_model
+from coca.search.records import PATH, CollectionInfo, Record, check_same_model, series_of
 from coca.search.search_options import SearchOptions
 from coca.search.store import Collection
 from coca.search.stores import open_or_create, open_store
@@ -156,6 +157,17 @@ class Service:
                 status=404,
                 code="no_such_image",
             ) from error
+
+    def video(self, record: Record) -> str:
+        """Return the file of a frame's video, unless it has changed since it was indexed."""
+        file = series_of(record.path, record.origin.etag)
+        if file == record.path or not record.origin.etag.startswith(f"{file_etag(file)}/"):
+            raise ServiceError(
+                f"the video of item {record.id!r} cannot be read",
+                status=404,
+                code="no_such_video",
+            )
+        return file
 
     def close(self) -> None:
         """End the reading, and the threads of the model."""

@@ -10,9 +10,19 @@ import pytest
 from fastapi.testclient import TestClient
 
 from coca.core.errors import StorageError
+from coca.core.files.local_files import file_etag
 from coca.inference.predictor import Predictor
 from coca.search.filters import where
-from coca.search.records import CONTENT, FAVOURITE, READ_TEXT, content_id, record_id
+from coca.search.records import (
+    CONTENT,
+    FAVOURITE,
+    READ_TEXT,
+    SECONDS,
+    content_id,
+    record_id,
+    series_etag,
+    series_path,
+)
 from coca.server.app import create_app
 from coca.server.images import uploads
 from coca.server.service import Service
@@ -156,6 +166,31 @@ def test_an_upload_without_a_time_has_that_of_its_upload(client: TestClient) -> 
     assert client.patch(url, json={"time": 8}).json()["date_source"] == "taken"
     for item in items:
         client.delete(f"/v1/items/{item['id']}?collection=others")
+
+
+def test_a_frame_has_its_video_until_the_file_changes(
+    client: TestClient, service: Service, tmp_path: Path
+) -> None:
+    film = tmp_path / "a film.mp4"
+    film.write_bytes(bytes(range(100)))
+    collection = service.collections["others"].collection
+    record = next(iter(collection.get(collection.ids()).values()))
+    origin = replace(record.origin, etag=series_etag(file_etag(film), 5.0))
+    path = series_path(str(film), 2.5)
+    frame = replace(record, id="frame", path=path, metadata={SECONDS: 2.5}, origin=origin)
+    collection.upsert([frame])
+    item = client.get("/v1/items/frame?collection=others").json()
+    url, _, moment = item["video"].partition("#")
+    assert moment == "t=2.5"
+    part = client.get(url, headers={"Range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, bytes(range(10, 20)))
+    assert part.headers["Content-Type"] == "video/mp4"
+    film.write_bytes(b"another film")
+    assert client.get(url).json()["error"]["code"] == "no_such_video"
+    other = client.get(f"/v1/items/{record.id}?collection=others").json()
+    assert other["video"] is None
+    assert client.get(f"/v1/items/{record.id}/video?collection=others").status_code == 404
+    collection.delete(["frame"])
 
 
 def test_changes_at_the_same_time_are_all_kept(client: TestClient) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Collection as AnyOf
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 from coca.search.records import METADATA, OCR_TEXT, RAW_FILE, Hit, Record, batches
 from coca.search.store import Collection
 from coca.search.stores import is_file
+from coca.server.collections.spelling import words_of
 
 _READ_ROWS = 1_000
 _STALE_S = 30.0
@@ -74,6 +76,8 @@ class Catalog:
         self._listed: list[Entry] = []
         self._hidden: list[Entry] = []
         self._by_id: dict[str, Entry] | None = None
+        self.words: Counter[str] = Counter()
+        """Words of captions and facet values when the items were last read, by their number."""
         self._version, self._due_s, self._old_s = -1, 0.0, math.inf
         self._lock = threading.Lock()
 
@@ -115,7 +119,9 @@ class Catalog:
         """Read all items."""
         began_s = time.monotonic()
         pages = self._collection.pages(vectors=False, size=_READ_ROWS)
-        before, self._by_id = self._by_id or {}, {one.id: one for one in _entries(pages)}
+        words: Counter[str] = Counter()
+        before, self._by_id = self._by_id or {}, {one.id: one for one in _entries(pages, words)}
+        self.words = words
         self._sort(self._by_id)
         self._report(before, self._by_id)
         if not self._is_file:
@@ -126,7 +132,7 @@ class Catalog:
     def _update(self, ids: AnyOf[str]) -> None:
         """Read the items with these ids again."""
         parts = (dict.fromkeys(some, 0.0) for some in batches(ids, _READ_ROWS))
-        now = {one.id: one for one in _entries(map(self._collection.hits, parts))}
+        now = {one.id: one for one in _entries(map(self._collection.hits, parts), self.words)}
         by_id = self._by_id or {}
         before = {id: by_id.pop(id) for id in ids if id in by_id}
         by_id.update(now)
@@ -156,12 +162,15 @@ class Catalog:
             self._on_gone(gone)
 
 
-def _entries(parts: Iterable[Sequence[Hit | Record]]) -> Iterator[Entry]:
+def _entries(parts: Iterable[Sequence[Hit | Record]], words: Counter[str]) -> Iterator[Entry]:
+    """Build entries, and count their words."""
     # Most values are those of many items, which then share them.
     known: dict[tuple[str, type, Any], FacetPair] = {}
     for items in parts:
         for item in items:
             values, album = _values(item, known), sys.intern(item.album)
+            texts = [value for _, value in values if isinstance(value, str)]
+            words.update(words_of(" ".join([item.caption, *texts])))
             yield Entry(item.id, item.time, values, item.hidden, album, item.content)
 
 
@@ -203,13 +212,12 @@ def first_of_albums(entries: Iterable[Entry]) -> list[Entry]:
     return kept
 
 
-def count_months(entries: Sequence[Entry]) -> list[tuple[str, int]]:
-    """Count entries by month, `YYYY-MM` and newest first; empty for an unknown time."""
+def count_days(entries: Sequence[Entry]) -> list[tuple[str, int]]:
+    """Count entries by day, `YYYY-MM-DD` and newest first; empty for an unknown time."""
     times = np.fromiter((entry.time for entry in entries), np.int64, len(entries))
-    months, counts = np.unique(
-        times[times != 0].astype("datetime64[s]").astype("datetime64[M]"), return_counts=True
-    )
-    found = list(zip(map(str, months[::-1]), map(int, counts[::-1]), strict=True))
+    days, counts = np.unique(times[times != 0] // 86_400, return_counts=True)
+    named = map(str, days[::-1].astype("datetime64[D]"))
+    found = list(zip(named, map(int, counts[::-1]), strict=True))
     unknown = int((times == 0).sum())
     return [*found, ("", unknown)] if unknown else found
 

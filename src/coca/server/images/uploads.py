@@ -53,7 +53,7 @@ def draw_sheet(images: Sequence[UInt8[np.ndarray, "H W 3"] | None]) -> bytes:
 # Thumbnails of items: small JPEG files, cached on disk.
 
 
-SIDES = (128, 256, 512, 1_024)
+SIDES = (128, 256, 512, 1_024, 2_048)
 """Lengths of the longer side that are offered, in pixels."""
 
 

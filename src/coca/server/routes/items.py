@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 from fastapi import APIRouter, Path, Query, Response
+from fastapi.responses import FileResponse
 from jaxtyping import Float32
 from pydantic import Field
 from starlette.convertors import Convertor, register_url_convertor
@@ -26,6 +27,7 @@ from coca.search.records import (
     FAVOURITE,
     OCR_TEXT,
     READ_TEXT,
+    SECONDS,
     UTC_OFFSET,
     DateSource,
     Origin,
@@ -89,6 +91,8 @@ class Item(Body):
     """Mean color as `#rrggbb`; null until a thumbnail of the image is made."""
     original: str
     """URL of the encoded image as it is stored."""
+    video: str | None
+    """URL of the video of a frame, from its moment on; null for other items."""
 
 
 class NewItem(Body):
@@ -158,6 +162,7 @@ def fields_of(
     # The image of a path may change, and clients keep what a URL returned.
     query = f"?collection={quote(served.name)}&content={quote(record.content)}"
     file = record.path.rstrip("/").rpartition("/")[2]
+    moment = record.path.rpartition("#")[2] if SECONDS in record.metadata else ""
     uploaded = tenant.service.uploads.contains(record.path)
     return {
         "id": record.id,
@@ -180,6 +185,7 @@ def fields_of(
         "thumbnail": f"{url}/thumbnail{query}",
         "color": tenant.service.thumbnails.color(served.thumbnail_key(record.id, record.content)),
         "original": f"{url}/original{query}",
+        "video": f"{url}/video{query}#{moment}" if moment else None,
     }
 
 
@@ -355,7 +361,7 @@ def _check(caption: str, metadata: Any, tags: Any, album: str, time: int) -> Non
 class _ItemId(Convertor[str]):
     """Part of a path that is an id, which may have slashes, and not another route below items."""
 
-    regex = "(?!.*/(?:thumbnail|original)$).+"
+    regex = "(?!.*/(?:thumbnail|original|video)$).+"
 
     def convert(self, value: str) -> str:
         """Return the id."""
@@ -385,7 +391,7 @@ def thumbnail(
     side: Side = 256,
     content: Annotated[str, Query(max_length=64)] = "",
 ) -> Response:
-    """Return a small JPEG; `side` is rounded up to 128, 256, 512 or 1024 pixels."""
+    """Return a small JPEG; `side` is rounded up to 128, 256, 512, 1024 or 2048 pixels."""
     served = tenant.collection(collection)
     side = next(one for one in SIDES if one >= side)
     key, thumbnails = served.thumbnail_key(id, content), tenant.service.thumbnails
@@ -414,6 +420,13 @@ def original(id: Id, tenant: CurrentTenant, collection: Named = None) -> Respons
     """Return the encoded image as it is stored."""
     data = tenant.service.original(tenant.collection(collection).record(id))
     return Response(data, media_type=media_type_of(data), headers=_FRESH)
+
+
+@router.get("/{id:path}/video", responses={200: {"content": {"video/*": {}}}})
+def video(id: Id, tenant: CurrentTenant, collection: Named = None) -> FileResponse:
+    """Return the video of a frame, or a `Range` of its bytes."""
+    file = tenant.service.video(tenant.collection(collection).record(id))
+    return FileResponse(file, headers=_FRESH)
 
 
 @router.get("/{id:item}")

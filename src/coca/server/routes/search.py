@@ -33,8 +33,9 @@ from coca.server.bodies import (
     given_options,
     with_options,
 )
-from coca.server.collections.catalog import Entry, count_months, first_of_albums
+from coca.server.collections.catalog import Entry, count_days, first_of_albums
 from coca.server.collections.served_collection import ServedCollection
+from coca.server.collections.spelling import corrected
 from coca.server.routes.items import Item, fields_of
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
 
@@ -93,8 +94,8 @@ class SearchRequest(Scope, ImageReference):
     A query finds each image once; a list without a query has all items, copies included.
     """
 
-    months: bool = False
-    """Count the items of a list without a query by month."""
+    days: bool = False
+    """Count the items of a list without a query by day."""
     hidden: bool = False
     """List the hidden items instead of the others; without a query only."""
 
@@ -125,11 +126,11 @@ class Hit(Item):
     """log p(text | image) in nats, of reranked hits."""
 
 
-class MonthCount(Body):
-    """Number of items of a month."""
+class DayCount(Body):
+    """Number of items of a day."""
 
-    month: str
-    """`YYYY-MM`; empty for items of unknown time."""
+    day: str
+    """`YYYY-MM-DD`; empty for items of unknown time."""
     count: int
 
 
@@ -150,12 +151,14 @@ class SearchResponse(Body):
     offset: int
     total: int | None
     """Number of items of a list without a query, or of its groups; null with a query."""
-    months: list[MonthCount] | None = None
-    """Items by month, newest first, if a list without a query asked for it."""
+    days: list[DayCount] | None = None
+    """Items by day, newest first, if a list without a query asked for it."""
     without: list[str] = []
     """What `text` does not want: after "-", "without", "no" or "not", in English and German."""
     period: FoundPeriod | None = None
     """A date inside `text`, such as "summer 2019", with its first and last day."""
+    did_you_mean: str | None = None
+    """`text` without typing errors, by the words of the collection; null where it has none."""
     took_ms: float = 0.0
     """Time of the service for this request, in milliseconds."""
 
@@ -207,11 +210,11 @@ def options_of(request: SearchRequest) -> ServedOptions:
 
 @dataclass(frozen=True)
 class Found:
-    """Hits of a request; of a list without a query, their number, and their number by month."""
+    """Hits of a request; of a list without a query, their number, and their number by day."""
 
     hits: list[FoundHit]
     total: int | None = None
-    months: list[tuple[str, int]] | None = None
+    days: list[tuple[str, int]] | None = None
 
 
 def run_search(tenant: Tenant, request: SearchRequest, options: ServedOptions) -> Found:
@@ -223,8 +226,8 @@ def run_search(tenant: Tenant, request: SearchRequest, options: ServedOptions) -
         if options.group_by == "album":
             entries = first_of_albums(entries)
         page = entries[options.offset : options.offset + options.limit]
-        months = count_months(entries) if request.months else None
-        return Found(collection.catalog.hits(page), total=len(entries), months=months)
+        days = count_days(entries) if request.days else None
+        return Found(collection.catalog.hits(page), total=len(entries), days=days)
     query = _checked_query(tenant, request, options, terms)
     return Found(collection.engine.search_terms(terms, query))
 
@@ -329,18 +332,19 @@ def search(body: SearchRequest, tenant: CurrentTenant) -> SearchResponse:
     options = options_of(body)
     found = run_search(tenant, body, options)
     scored = found.total is None
-    months = None
-    if found.months is not None:
-        months = [MonthCount(month=month, count=count) for month, count in found.months]
+    days = None
+    if found.days is not None:
+        days = [DayCount(day=day, count=count) for day, count in found.days]
     return SearchResponse(
         collection=collection.name,
         hits=[hit_of(tenant, collection, hit, scored=scored) for hit in found.hits],
         limit=options.limit,
         offset=options.offset,
         total=found.total,
-        months=months,
+        days=days,
         without=[str(term.text) for term in typed_terms(body.text)[1:]] if body.text else [],
         period=_period(body.text or ""),
+        did_you_mean=corrected(body.text or "", collection.catalog.words),
         took_ms=(time.perf_counter() - started) * 1_000,
     )
 

@@ -13,7 +13,7 @@ from coca.core.files.formats import VIDEO_SUFFIXES
 from coca.core.files.local_files import Roots, check_regular, file_etag
 from coca.processing.video import read_frames
 from coca.search.ingest.sources import Entry, SourceImage, check_links, find_files, read_annotation
-from coca.search.records import series_etag, series_path
+from coca.search.records import SECONDS, series_etag, series_path
 
 _SHORTER_PX = 720
 """Maximum shorter side of a stored frame, pixels; no model reads more."""
@@ -86,7 +86,7 @@ class VideoSource:
                     annotation,
                     caption="",
                     album=annotation.album or entry.path,
-                    metadata={**annotation.metadata, **caption, "seconds": seconds},
+                    metadata={**annotation.metadata, **caption, SECONDS: seconds},
                 ),
                 modified_at=modified_at,
                 etag=entry.etag,

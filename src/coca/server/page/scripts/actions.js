@@ -42,6 +42,8 @@ export async function showAgain(ids, collection, onDone) {
 }
 
 export class SelectionBar {
+  store; wall; selection; terms; writable; onChanged; onGone;
+
   /**
    * `options`: `store`, `wall`, `selection`, `writable()`, `terms`, `onChanged(ids)`,
    * `onGone(ids)`.

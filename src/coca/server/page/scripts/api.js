@@ -23,7 +23,7 @@ export const apiKey = {
 const MAX_WAIT_S = 10;
 const MAX_TRIES = 6;
 
-let askForKey = async () => false;
+let askForKey = async (/** @type {boolean} */ _refused) => false;
 let asking = null;
 
 /**

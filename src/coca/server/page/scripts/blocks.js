@@ -15,7 +15,7 @@ export class Blocks {
     this.length = 0;
     /** Whether `length` is the number of items; else further items may follow. */
     this.complete = false;
-    /** Sections with a heading each, as {start, title} in the order of their first items. */
+    /** Sections with a heading each, as {start, end, title} in the order of the items. */
     this.sections = [];
   }
 
@@ -57,6 +57,14 @@ export class Blocks {
     return this.blocks[Math.floor(index / this.size)]?.items?.[index % this.size] ?? null;
   }
 
+  /** Items of a section that are loaded. */
+  itemsOf({ start, end }) {
+    const blocks = this.blocks.slice(Math.floor(start / this.size), Math.ceil(end / this.size));
+    const first = start - (start % this.size);
+    return blocks.flatMap(({ items }, at) =>
+      (items ?? []).slice(Math.max(0, start - first - at * this.size), Math.max(0, end - first - at * this.size)));
+  }
+
   /** Return the position of a tile in the wall. */
   box(index) {
     const block = this.blocks[Math.floor(index / this.size)];
@@ -66,7 +74,9 @@ export class Blocks {
 
   /** Sections whose heading overlaps a range of the wall, each with its place `y`. */
   headings(top, bottom) {
-    const placed = this.sections.map((section) => ({ ...section, y: this.headingAt(section) }));
+    const [first, last] = [this.#blockAt(top), this.#blockAt(bottom)].map((at) => at * this.size);
+    const near = this.#sectionsIn(first, last + this.size);
+    const placed = near.map((section) => ({ ...section, y: this.headingAt(section) }));
     return placed.filter(({ y }) => y !== null && y < bottom && y + HEADING_HEIGHT > top);
   }
 
@@ -120,14 +130,13 @@ export class Blocks {
   }
 
   #blockAt(top) {
-    let [low, high] = [0, this.blocks.length];
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      const block = this.blocks[middle];
-      if (block.top + block.height < top) low = middle + 1;
-      else high = middle;
-    }
-    return low;
+    return firstOf(this.blocks, (block) => block.top + block.height >= top);
+  }
+
+  /** Sections that start from one index to another. */
+  #sectionsIn(from, to) {
+    const first = firstOf(this.sections, ({ start }) => start >= from);
+    return this.sections.slice(first, firstOf(this.sections, ({ start }) => start > to));
   }
 
   #measure() {
@@ -147,8 +156,7 @@ export class Blocks {
   /** Places in a block before which a heading has its height, and at its end. */
   #breaks(at) {
     const start = at * this.size;
-    return this.sections
-      .filter((section) => section.start >= start && section.start <= start + this.size)
+    return this.#sectionsIn(start, start + this.size)
       .map((section) => ({ before: section.start - start, height: HEADING_HEIGHT }));
   }
 
@@ -181,4 +189,15 @@ export class Blocks {
       top += block.height;
     }
   }
+}
+
+/** Index of the first of sorted elements that passes a test; their number where none does. */
+function firstOf(sorted, test) {
+  let [low, high] = [0, sorted.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (test(sorted[middle])) high = middle;
+    else low = middle + 1;
+  }
+  return low;
 }

@@ -7,9 +7,7 @@ import { t } from "./language.js";
 function undoOf(item, field, change) {
   if (!(field in item.unedited)) return null;
   const before = [item.unedited[field] ?? []].flat().join(", ") || "–";
-  return h(
-    "p",
-    { class: "hint" },
+  return h("p", { class: "hint" },
     t("Before: {before}", { before }),
     " ",
     button(t("Restore {before}", { before }), "undo", () => change({ undo: [field] })),
@@ -29,12 +27,8 @@ export function captionSection(item, change) {
   };
   // A new line is of a letter, and not of a caption.
   input.addEventListener("keydown", (event) => event.key === "Enter" && !event.isComposing && submit(event));
-  return h(
-    "section",
-    { class: "item-section", "aria-label": t("Captions") },
-    change && h(
-      "form",
-      { class: "caption-form", on: { submit } },
+  return h("section", { class: "item-section", "aria-label": t("Captions") },
+    change && h("form", { class: "caption-form", on: { submit } },
       input,
       h("button", { class: "button" }, t(item.caption_source === "model" ? "Confirm the caption" : "Save the caption")),
     ),
@@ -46,7 +40,7 @@ export function captionSection(item, change) {
 
 /**
  * Build a section of short texts, each of which can be searched and removed, and more be added.
- * @param {object} options `title`, `label` (of the input), `field` (in `unedited`), `texts`,
+ * @param {any} options `title`, `label` (of the input), `field` (in `unedited`), `texts`,
  *   `nameOf(text)`, `search(text)` or null, `change(changes)` or null, `add(text)` and
  *   `remove(text)` (changes)
  */
@@ -56,9 +50,7 @@ export function textsSection(item, options) {
   const shown = texts.map((text) => {
     const name = nameOf(text);
     const found = { type: "button", class: "tag-name", title: t("Show images with {name}", { name }), on: { click: () => search?.(text) } };
-    return h(
-      "li",
-      { class: "tag" },
+    return h("li", { class: "tag" },
       search ? h("button", found, name) : h("span", { class: "tag-name" }, name),
       change && button(t("Remove {name}", { name }), "close", () => change(remove(text)), { class: "tag-remove" }),
     );
@@ -72,9 +64,7 @@ export function textsSection(item, options) {
     if (text) change(add(text));
   };
   const id = `item-${field.split(".").pop()}`;
-  return h(
-    "section",
-    { class: "item-section", "aria-labelledby": id },
+  return h("section", { class: "item-section", "aria-labelledby": id },
     h("h3", { id }, title),
     texts.length > 0 && h("ul", { class: "tags", role: "list" }, ...shown),
     change && h("form", { class: "tag-form", on: { submit } }, input),

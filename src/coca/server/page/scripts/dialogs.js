@@ -3,15 +3,14 @@
 import { button, h } from "./dom.js";
 import { t } from "./language.js";
 
+let opened = 0;
+
 /** Open a modal dialog with a title; it removes itself when it is closed. */
-export function openDialog(title, content, onClose = () => {}) {
-  const name = `dialog-${crypto.randomUUID?.() ?? Math.random()}`;
-  const dialog = h(
-    "dialog",
-    { class: "dialog", "aria-labelledby": name },
-    h(
-      "div",
-      { class: "dialog-head" },
+export function openDialog(title, content, onClose = (/** @type {string} */ _value) => {}) {
+  opened += 1;
+  const name = `dialog-${opened}`;
+  const dialog = h("dialog", { class: "dialog", "aria-labelledby": name },
+    h("div", { class: "dialog-head" },
       h("h2", { id: name }, title),
       button(t("Close"), "close", () => dialog.close(), { class: "dialog-close" }),
     ),
@@ -33,13 +32,9 @@ export function openDialog(title, content, onClose = () => {}) {
 /** Ask for a confirmation. */
 export function confirmDialog(title, text, action) {
   return new Promise((resolve) => {
-    const content = h(
-      "form",
-      { method: "dialog" },
+    const content = h("form", { method: "dialog" },
       h("p", { class: "dialog-text" }, text),
-      h(
-        "div",
-        { class: "dialog-actions" },
+      h("div", { class: "dialog-actions" },
         h("button", { class: "button", value: "", autofocus: true }, t("Cancel")),
         h("button", { class: "button button-primary", value: "yes" }, action),
       ),
@@ -50,7 +45,7 @@ export function confirmDialog(title, text, action) {
 
 /**
  * Ask for a text; resolves to null if the dialog is cancelled.
- * @param {{label, action, hint, error, type}} options `error`: what was wrong with the text before
+ * @param {{label: string, action: string, hint?: string, error?: string, type?: string}} options `error`: what was wrong with the text before
  */
 export function promptDialog(title, options) {
   const { label, action, hint = "", error = "", type = "text" } = options;
@@ -59,16 +54,12 @@ export function promptDialog(title, options) {
       class: "field", id: "dialog-input", type, autofocus: true,
       autocomplete: "off", "aria-describedby": hint ? "dialog-hint" : null,
     });
-    const content = h(
-      "form",
-      { method: "dialog" },
+    const content = h("form", { method: "dialog" },
       h("label", { class: "field-label", for: "dialog-input" }, label),
       input,
       error && h("p", { class: "field-error", role: "alert" }, error),
       hint && h("p", { class: "hint", id: "dialog-hint" }, hint),
-      h(
-        "div",
-        { class: "dialog-actions" },
+      h("div", { class: "dialog-actions" },
         h("button", { class: "button", type: "button", on: { click: () => dialog.close() } }, t("Cancel")),
         h("button", { class: "button button-primary", value: "yes" }, action),
       ),

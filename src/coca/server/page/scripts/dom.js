@@ -5,9 +5,10 @@ const SVG = "http://www.w3.org/2000/svg";
 /**
  * Build an element.
  * @param {string} tag
- * @param {object} props `class`, `on` (listeners), `data`; other keys are properties or attributes;
+ * @param {{[name: string]: any}} props `class`, `on` (listeners), `data`; other keys are properties or attributes;
  *   null, undefined and false are left out.
- * @param {...(Node|string|null|undefined|false)} children
+ * @param {...any} children nodes and texts; null, undefined and false are left out
+ * @returns {any} an element of the tag
  */
 export function h(tag, props = {}, ...children) {
   const element = document.createElement(tag);
@@ -38,18 +39,23 @@ export function icon(name) {
   return svg;
 }
 
-/** Build a button with an icon; without a text, the label is its name and tooltip. */
+/**
+ * Build a button with an icon; without a text, the label is its name and tooltip.
+ * @param {string} label
+ * @param {string | null} iconName
+ * @param {((event: Event) => void) | null} onClick
+ * @param {{[name: string]: any}} options `text`: whether the label is shown; other keys are those of `h`
+ */
 export function button(label, iconName, onClick, { text = false, ...props } = {}) {
   const content = [iconName && icon(iconName), text && h("span", {}, label)];
   const names = text ? {} : { "aria-label": label, title: label };
   const style = `button ${text ? "" : "button-icon"} ${props.class ?? ""}`.trim();
-  return h(
-    "button",
-    { type: "button", ...names, ...props, class: style, on: onClick ? { click: onClick } : {} },
+  return h("button", { type: "button", ...names, ...props, class: style, on: onClick ? { click: onClick } : {} },
     ...content,
   );
 }
 
+/** @type {(selector: string, root?: ParentNode) => any} */
 export const $ = (selector, root = document) => root.querySelector(selector);
 
 /** Shorten a text to at most `length` characters. */

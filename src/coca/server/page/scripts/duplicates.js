@@ -16,6 +16,7 @@ const TITLES = {
 };
 
 export class Duplicates {
+  store; writable; addressOf; onGone;
   #request = null;
 
   /** `options`: `store`, `writable()`, `addressOf(item)`, `onGone(ids)`. */
@@ -54,9 +55,7 @@ export class Duplicates {
   }
 
   #head() {
-    return h(
-      "div",
-      { class: "duplicates-head" },
+    return h("div", { class: "duplicates-head" },
       button(t("All images"), "left", () => this.store.set({ view: "wall" }), { text: true }),
       h("h2", {}, t("Near-duplicates")),
     );
@@ -71,9 +70,7 @@ export class Duplicates {
   }
 
   #group({ kind, items }) {
-    return h(
-      "section",
-      { class: "group", "aria-label": t("{images} that are alike", { images: count(items.length, "image") }) },
+    return h("section", { class: "group", "aria-label": t("{images} that are alike", { images: count(items.length, "image") }) },
       h("div", { class: "group-items" }, ...items.map((item) => this.#candidate(item, items, kind === "same image"))),
     );
   }
@@ -90,20 +87,14 @@ export class Duplicates {
       event.preventDefault();
       this.store.set({ item: item.id });
     };
-    return h(
-      "figure",
-      { class: "candidate" },
+    return h("figure", { class: "candidate" },
       h("a", { href: this.addressOf(item), on: { click: open } }, image),
-      h(
-        "figcaption",
-        {},
+      h("figcaption", {},
         h("strong", { class: "candidate-name", title: item.path }, item.name || item.id),
         isBest && h("span", { class: "note" }, t("best")),
         ...facts.map((fact) => fact && h("span", { class: "hint" }, fact)),
       ),
-      this.writable() && h(
-        "div",
-        { class: "candidate-actions" },
+      this.writable() && h("div", { class: "candidate-actions" },
         isCopy && button(t("Keep only this"), "check", () => this.#hide(items.filter((one) => one !== item)), { text: true }),
         button(t("Hide {name}", { name: item.name || item.id }), "hide", () => this.#hide([item])),
       ),

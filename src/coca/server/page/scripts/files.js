@@ -17,8 +17,8 @@ export function saveBlob(blob, name) {
 
 /**
  * Pack the original images of items, stored without compression, since images are compressed.
- * @param {object[]} items
- * @param {function(number)} onProgress receives the number of read images
+ * @param {any[]} items
+ * @param {(read: number) => void} onProgress receives the number of read images
  */
 export async function zipOf(items, onProgress) {
   const parts = [];

@@ -15,7 +15,7 @@ const NAMES = {
 const SHOWN = 8;
 /** Metadata that no family filters by. */
 export const TECHNICAL = ["orientation", "utc_offset", "flash", "exposure_s", "f_number", "focal_length", "iso", "latitude", "longitude", "altitude"];
-const UNSHOWN = new Set(TECHNICAL.map((name) => `metadata.${name}`));
+const UNSHOWN = new Set([...TECHNICAL, "seconds"].map((name) => `metadata.${name}`));
 
 /** Name a field for people. */
 export const titleOf = (field) => {
@@ -86,9 +86,7 @@ export class Filters {
     const focused = this.root.contains(document.activeElement) ? document.activeElement.id : "";
     const sections = this.#response ? this.#sections(this.#response) : [h("p", { class: "hint" }, t("Counting…"))];
     this.root.replaceChildren(
-      h(
-        "div",
-        { class: "filters-head" },
+      h("div", { class: "filters-head" },
         h("h2", {}, t("Filters")),
         hasFilters(state) && button(t("Clear all"), null, () => this.clear(), { text: true, class: "button-quiet" }),
         button(t("Close the filters"), "close", () => this.open(false), { class: "filters-close" }),
@@ -124,9 +122,7 @@ export class Filters {
       });
       return h("label", { class: "date-field" }, h("span", {}, label), input);
     };
-    return h(
-      "section",
-      { class: "facet", "aria-labelledby": "facet-dates" },
+    return h("section", { class: "facet", "aria-labelledby": "facet-dates" },
       h("h3", { id: "facet-dates" }, t("Date")),
       h("div", { class: "date-fields" }, field("from", t("From")), field("to", t("To"))),
     );
@@ -156,9 +152,7 @@ export class Filters {
     const rows = shown.map(({ value, count }, at) => this.#value(field, value, count, at, chosen));
     const more = all.length - shown.length;
     const title = `facet-${field}`;
-    return h(
-      "section",
-      { class: "facet", "aria-labelledby": title },
+    return h("section", { class: "facet", "aria-labelledby": title },
       h("h3", { id: title }, titleOf(field)),
       h("ul", { role: "list" }, ...rows),
       more > 0 && button(t("{number} more", { number: more }), null, () => {
@@ -175,12 +169,8 @@ export class Filters {
       type: "checkbox", id: `facet-${field}-${at}`, checked: chosen.includes(value),
       on: { change: () => this.#choose(field, value, box.checked) },
     });
-    return h(
-      "li",
-      {},
-      h(
-        "label",
-        { class: "facet-value", title: String(value) },
+    return h("li", {},
+      h("label", { class: "facet-value", title: String(value) },
         box,
         h("span", { class: "facet-name" }, shorten(name || t("none"), 60)),
         h("span", { class: "facet-count" }, number(count)),

@@ -41,9 +41,10 @@ export function raw(file) {
   });
 }
 
-/** List the image files of a drop or a paste. */
+/** List the image files of a drop or a paste; browsers do not know the type of some. */
 export function imageFiles(transfer) {
-  return [...(transfer?.files ?? [])].filter((file) => file.type.startsWith("image/"));
+  const isImage = ({ type, name }) => type.startsWith("image/") || (!type && /\.(heic|heif|avif|jxl)$/i.test(name));
+  return [...(transfer?.files ?? [])].filter(isImage);
 }
 
 // The model reads a few hundred pixels a side; a photo of a phone would take seconds to send.

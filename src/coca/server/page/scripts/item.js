@@ -1,41 +1,24 @@
-// View of one item: image, captions, tags and metadata.
+// View of one item over the whole screen: its stage, a row of actions, and a panel of details.
 
 import { change, hide, showAgain } from "./actions.js";
-import { api, urlOf } from "./api.js";
-import { captionSection, textsSection } from "./correct.js";
+import { api } from "./api.js";
 import { $, button, h } from "./dom.js";
 import { saveBlob } from "./files.js";
-import { TECHNICAL, titleOf, valueName } from "./filters.js";
-import { date, t } from "./language.js";
+import { buildPanel } from "./item_panel.js";
+import { Stage } from "./item_stage.js";
+import { letterOf } from "./keyboard.js";
+import { t } from "./language.js";
 import { announce, report } from "./notices.js";
-import { showImage, thumbnailPath } from "./thumbnails.js";
-import { FAVOURITE, isFavourite, labelOf, rankOf } from "./tile.js";
-import { Zoom } from "./zoom.js";
-
-const RETRY_MS = 3000;
-/** Kind of an item's date -> its name. */
-const DATES = { taken: "Taken", file: "File date", added: "Added" };
-/** Metadata that the view shows elsewhere. */
-const SHOWN = new Set(["captions", "name", "people", ...TECHNICAL]);
-
-/** Write exposure time, aperture, focal length and sensitivity as cameras do. */
-function exposureOf({ exposure_s: time, f_number: aperture, focal_length: length, iso }) {
-  const seconds = time && (time < 0.4 ? `1/${Math.round(1 / time)} s` : `${time} s`);
-  const parts = [seconds, aperture && `f/${aperture}`, length && `${length} mm`, iso && `ISO ${iso}`];
-  return parts.filter(Boolean).join(" · ");
-}
-
-/** Show a list as its values, and any other value as it is. */
-const shownValue = (value) =>
-  typeof value === "string" ? value : Array.isArray(value) ? value.map(shownValue).join(", ") : JSON.stringify(value);
-
-/** Show an address as a link, and any other value as text. */
-const linked = (value) =>
-  /^https?:\/\//.test(value) ? h("a", { href: value, target: "_blank", rel: "noopener" }, value) : value;
+import { showsDetails, toggleDetails } from "./preferences.js";
+import { listenToSwipes } from "./swipe.js";
+import { FAVOURITE, isFavourite, labelOf } from "./tile.js";
 
 export class ItemView {
+  store; wall; terms; writable; onChanged; onGone;
   #request = null;
-  #zoom = null;
+  /** @type {Stage | null} */
+  #stage = null;
+  #neighbours = "";
 
   /**
    * @param {object} options `store`, `wall`, `terms`, `writable()`, `onChanged(ids)` and
@@ -44,6 +27,10 @@ export class ItemView {
   constructor(options) {
     Object.assign(this, options);
     this.item = null;
+    this.title = h("h2", { class: "item-title", id: "item-title" });
+    this.bar = h("div", { class: "item-bar" });
+    this.steps = [["left", t("Previous image"), -1], ["right", t("Next image"), 1]].map(([name, label, by]) =>
+      button(label, name, () => this.#step(by), { class: `item-step item-${name}` }));
     this.view = h("div", { class: "item-view", tabindex: "-1" });
     this.dialog = h("dialog", { class: "item", "aria-labelledby": "item-title" }, this.view);
     this.dialog.addEventListener("close", () => this.#closed());
@@ -75,6 +62,7 @@ export class ItemView {
     this.item = item;
     this.#draw();
     if (!this.dialog.open) this.dialog.showModal();
+    this.dialog.scrollTop = 0;
     announce(labelOf(item));
   }
 
@@ -82,38 +70,41 @@ export class ItemView {
   found() {
     if (!this.item) return;
     const index = this.wall.indexOf(this.item.id);
-    if (index < 0 || this.#neighbours() === this.drawn) return;
+    if (index < 0 || this.#ids(index).join() === this.#neighbours) return;
     this.item = this.wall.item(index);
-    this.#draw();
-  }
-
-  #neighbours() {
-    const index = this.wall.indexOf(this.item.id);
-    if (index < 0) return "";
-    return [-1, 1].map((step) => this.wall.item(index + step)?.id ?? "none").join();
+    this.#drawParts();
   }
 
   hide() {
     if (this.dialog.open) this.dialog.close();
   }
 
+  /** Ids of the item before that of an index and of the one after it; null where there is none. */
+  #ids(index) {
+    return [-1, 1].map((step) => (index < 0 ? null : this.wall.item(index + step)?.id ?? null));
+  }
+
   #closed() {
     const index = this.item ? this.wall.indexOf(this.item.id) : -1;
     this.item = null;
+    this.#stage?.leave();
+    this.view.replaceChildren();
     if (this.store.state.item) this.store.set({ item: "" });
     if (index >= 0) this.wall.focus(index);
   }
 
   #key(event) {
-    if (event.target.matches("input, textarea") || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.matches("input, textarea, video") || event.ctrlKey || event.metaKey || event.altKey) return;
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     const actions = {
       x: () => this.wall.select(this.item, false),
       l: () => this.writable() && this.#favourite(),
+      i: () => this.#toggleDetails(),
     };
+    const letter = letterOf(event);
     if (step) this.#step(step);
-    else if (event.key in actions) actions[event.key]();
-    else if (!this.#zoom?.key(event.key)) return;
+    else if (letter in actions) actions[letter]();
+    else if (!this.#stage?.zoom.key(event.key)) return;
     event.preventDefault();
   }
 
@@ -125,73 +116,33 @@ export class ItemView {
   }
 
   #draw() {
+    this.#stage?.leave();
+    const stage = new Stage(this.item, ...this.steps, this.title);
+    this.#stage = stage;
+    listenToSwipes(stage.element, {
+      may: () => stage.zoom.scale === 1 && this.dialog.scrollTop <= 0 && (visualViewport?.scale ?? 1) === 1,
+      left: () => this.#step(1),
+      right: () => this.#step(-1),
+      down: () => this.dialog.close(),
+    });
+    this.#drawParts();
+  }
+
+  /** Draw all but the stage. */
+  #drawParts() {
     const { item } = this;
-    this.drawn = this.#neighbours();
-    const panel = h(
-      "div",
-      { class: "item-panel" },
-      h(
-        "div",
-        { class: "item-head" },
-        h("h2", { id: "item-title" }, item.caption || item.name || item.id),
-        button(t("Close"), "close", () => this.dialog.close(), { autofocus: true }),
-      ),
-      this.#actions(),
-      captionSection(this.item, this.#writer()),
-      this.#tags(),
-      this.#people(),
-      this.#details(),
-    );
-    this.view.replaceChildren(this.#stage(), panel);
-    panel.scrollTop = 0;
+    const nameOf = (one) => one?.getAttribute?.("aria-label") ?? one?.textContent;
+    const focused = this.dialog.open && nameOf(document.activeElement);
+    const ids = this.#ids(this.wall.indexOf(item.id));
+    this.#neighbours = ids.join();
+    this.steps.forEach((one, at) => (one.disabled = ids[at] === null));
+    this.title.textContent = item.caption || item.name || item.id;
+    this.bar.replaceChildren(...this.#actions().filter(Boolean));
+    this.view.replaceChildren(this.bar, this.#stage.element, buildPanel(this));
+    if (!this.dialog.open) return;
     // Without a focus inside, the keys of the view would be lost.
-    if (this.dialog.open && !this.dialog.contains(document.activeElement)) $(".item-head button", panel).focus();
-  }
-
-  #stage() {
-    const { item } = this;
-    const index = this.wall.indexOf(item.id);
-    const image = h("img", { class: "item-image", alt: labelOf(item), draggable: "false" });
-    image.addEventListener("load", () => stage.classList.remove("item-missing"));
-    image.addEventListener("error", () => {
-      if (image.dataset.path === item.original) showImage(image, thumbnailPath(item, 1024));
-      else this.#explain(stage, image.dataset.path);
-    });
-    showImage(image, thumbnailPath(item, 1024));
-    const frame = h("div", { class: "item-frame" }, image);
-    if (item.width && item.height) {
-      image.classList.add("sized");
-      frame.style.setProperty("--ratio", item.width / item.height);
-      frame.style.setProperty("--pixels", Math.min(item.width, 1024));
-    }
-    const step = (label, iconName, by, enabled) =>
-      button(label, iconName, () => this.#step(by), { class: `item-${iconName}`, disabled: !enabled });
-    const stage = h(
-      "div",
-      { class: "item-stage" },
-      frame,
-      h("p", { class: "item-missing-note" }),
-      step(t("Previous image"), "left", -1, index > 0),
-      step(t("Next image"), "right", 1, index >= 0 && this.wall.item(index + 1)),
-    );
-    this.#zoom = new Zoom(stage, frame, () => {
-      // The thumbnail has few pixels; an image that no browser shows stays a thumbnail.
-      const isLarge = item.width > 1024 || item.height > 1024;
-      if (isLarge && image.dataset.path !== item.original) showImage(image, item.original);
-    });
-    return stage;
-  }
-
-  /** Say why an image is not shown. */
-  async #explain(stage, path) {
-    const text = await api.blob(path).then(
-      () => t("The image cannot be shown."),
-      ({ status }) => t(status === 0 ? "The service does not answer" : "The image cannot be read any more."),
-    );
-    $(".item-missing-note", stage).textContent = text;
-    stage.classList.add("item-missing");
-    if (text !== t("The service does not answer")) return;
-    setTimeout(() => stage.isConnected && showImage($(".item-image", stage), path), RETRY_MS);
+    const again = [...this.view.querySelectorAll("button:not(:disabled), input, textarea")].find((one) => nameOf(one) === focused);
+    (again ?? $(".item-close", this.bar)).focus();
   }
 
   #actions() {
@@ -202,25 +153,36 @@ export class ItemView {
       this.onGone(ids);
     };
     const write = (action) => () => action([item.id], this.store.state.collection, gone);
-    const text = { text: true };
-    return h(
-      "div",
-      { class: "item-actions" },
-      button(t("Similar"), "similar", () => terms.similarTo(item), { text: true, class: "button-primary" }),
-      button(t("Download"), "download", () => this.#download(), text),
-      this.writable() && button(t("Favourite"), "heart", () => this.#favourite(), {
-        text: true, class: "mark-favourite", "aria-pressed": String(isFavourite(item)),
+    const writes = this.writable() && [
+      button(t("Favourite"), "heart", () => this.#favourite(), {
+        class: "mark-favourite", "aria-pressed": String(isFavourite(item)),
       }),
-      button(t("More like this"), "more", query(1), text),
-      button(t("Less like this"), "less", query(-1), text),
-      this.writable() && (item.hidden
-        ? button(t("Show again"), "undo", write(showAgain), text)
-        : button(t("Hide"), "hide", write(hide), text)),
-    );
+      item.hidden ? button(t("Show again"), "undo", write(showAgain)) : button(t("Hide"), "hide", write(hide)),
+    ];
+    return [
+      button(t("Close"), "close", () => this.dialog.close(), { class: "item-close", autofocus: true }),
+      button(t("Similar"), "similar", () => terms.similarTo(item), { text: true, class: "item-similar" }),
+      button(t("More like this"), "more", query(1)),
+      button(t("Less like this"), "less", query(-1)),
+      ...(writes || []),
+      button(t("Download"), "download", () => this.#download()),
+      button(t("Details"), "info", () => this.#toggleDetails(), {
+        class: "item-details", "aria-pressed": String(showsDetails()),
+      }),
+    ];
+  }
+
+  /** Show or hide the panel; on a phone, which has it below the image, scroll to it or back. */
+  #toggleDetails() {
+    const panel = $(".item-panel", this.view);
+    if (getComputedStyle(this.view).display === "block") {
+      const top = this.dialog.scrollTop > 0 ? 0 : panel.offsetTop - this.bar.offsetHeight;
+      this.dialog.scrollTo({ top, behavior: "smooth" });
+    } else $(".item-details", this.bar).setAttribute("aria-pressed", String(toggleDetails()));
   }
 
   #favourite() {
-    return this.#change({ [isFavourite(this.item) ? "remove_tags" : "add_tags"]: [FAVOURITE] });
+    return this.change({ [isFavourite(this.item) ? "remove_tags" : "add_tags"]: [FAVOURITE] });
   }
 
   async #download() {
@@ -231,7 +193,8 @@ export class ItemView {
     }
   }
 
-  async #change(changes) {
+  /** Change the item, and draw what depends on it again. */
+  async change(changes) {
     const { item } = this;
     const { collection } = this.store.state;
     if (!(await change([item.id], collection, changes))) return;
@@ -243,64 +206,6 @@ export class ItemView {
     }
     this.wall.redraw(item.id);
     this.onChanged([item.id]);
-    if (this.item?.id !== item.id) return;
-    const nameOf = (one) => one?.getAttribute?.("aria-label") ?? one?.textContent;
-    const focused = nameOf(document.activeElement);
-    this.#draw();
-    [...this.view.querySelectorAll("button, input, textarea")].find((one) => nameOf(one) === focused)?.focus();
-  }
-
-  #writer() {
-    return this.writable() ? (changes) => this.#change(changes) : null;
-  }
-
-  #tags() {
-    return textsSection(this.item, {
-      title: t("Tags"), label: t("Add a tag"), field: "tags", texts: this.item.tags, change: this.#writer(),
-      nameOf: (tag) => valueName("tags", tag),
-      search: (tag) => this.store.set({ tags: [...new Set([...this.store.state.tags, tag])], item: "" }),
-      add: (tag) => ({ add_tags: [tag] }),
-      remove: (tag) => ({ remove_tags: [tag] }),
-    });
-  }
-
-  #people() {
-    const people = [this.item.metadata.people ?? []].flat();
-    const write = (names) => ({ metadata: { people: names.length ? names : null } });
-    return textsSection(this.item, {
-      title: t("People"), label: t("Add a name"), field: "metadata.people", texts: people, change: this.#writer(),
-      nameOf: (name) => name,
-      search: null,
-      add: (name) => write([...new Set([...people, name])]),
-      remove: (name) => write(people.filter((one) => one !== name)),
-    });
-  }
-
-  #details() {
-    const { item } = this;
-    const { latitude, longitude } = item.metadata;
-    const rows = [
-      [t("Name"), item.name],
-      [t("Folder"), item.album],
-      [t(DATES[item.date_source] ?? "Date"), item.time ? date(item.time) : ""],
-      [t("Size"), item.width ? t("{width} × {height} pixels", item) : ""],
-      [t("Exposure"), exposureOf(item.metadata)],
-      [t("Coordinates"), typeof latitude === "number" ? `${latitude.toFixed(4)}, ${longitude?.toFixed(4)}` : ""],
-      [t("File"), item.path],
-      [t("Copies"), item.copies > 1 ? item.copies : ""],
-      ["Id", item.id],
-      [t("Rank"), rankOf(item)?.toFixed(3)],
-      ...Object.entries(item.metadata)
-        .filter(([key]) => !SHOWN.has(key))
-        .map(([key, value]) => [titleOf(key), shownValue(value)]),
-    ].filter(([, value]) => value);
-    const link = h("a", { href: urlOf(item.original), target: "_blank", rel: "noopener" }, t("Open the original"));
-    return h(
-      "section",
-      { class: "item-section", "aria-labelledby": "item-details" },
-      h("h3", { id: "item-details" }, t("Details")),
-      h("dl", { class: "details" }, ...rows.flatMap(([key, value]) => [h("dt", {}, key), h("dd", {}, linked(value))])),
-      h("p", {}, link),
-    );
+    if (this.item?.id === item.id) this.#drawParts();
   }
 }

@@ -14,6 +14,7 @@ const KEYS = [
   ["Delete", "Hide the selected images"],
   ["+ - 0", "Enlarge an opened image, or show all of it"],
   ["L", "Mark an opened image as a favourite"],
+  ["I", "Show or hide the details"],
   ["?", "Show these keys"],
 ];
 
@@ -21,6 +22,9 @@ export function showKeys() {
   const rows = KEYS.flatMap(([key, action]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, t(action))]);
   openDialog(t("Keys"), h("dl", { class: "keys" }, ...rows));
 }
+
+/** Key of an event; of a letter the small one, also with Shift or Caps Lock. */
+export const letterOf = ({ key }) => (key.length === 1 ? key.toLowerCase() : key);
 
 const isTyping = (target) =>
   target.matches?.("input:not([type=checkbox], [type=range], [type=radio]), textarea, select");
@@ -30,7 +34,7 @@ const isTyping = (target) =>
  * @param {{search, filters, wall, selection, bar}} parts
  */
 export function listenToKeys({ search, filters, wall, selection, bar }) {
-  document.addEventListener("keydown", (event) => {
+  document.addEventListener("keydown", (/** @type {any} */ event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
     if (document.querySelector("dialog[open]")) return;
     if (isTyping(event.target)) {
@@ -50,7 +54,7 @@ export function listenToKeys({ search, filters, wall, selection, bar }) {
     if (event.target === document.body || event.target.id === "results") {
       for (const key of ["ArrowDown", "ArrowRight", "ArrowUp", "ArrowLeft"]) actions[key] = () => wall.focusCurrent();
     }
-    const action = actions[event.key];
+    const action = actions[letterOf(event)];
     if (!action) return;
     if (event.key !== "Escape") event.preventDefault();
     if (event.key === "/") search.focus();

@@ -30,7 +30,7 @@ export function translatePage(root = document) {
     for (const name of ["aria-label", "title", "placeholder"]) {
       if (element.hasAttribute(name)) element.setAttribute(name, t(element.getAttribute(name)));
     }
-    for (const node of element.childNodes) {
+    for (const node of /** @type {any} */ (element.childNodes)) {
       const text = node.nodeType === Node.TEXT_NODE && node.data.trim().replace(/\s+/g, " ");
       if (text) node.data = t(text);
     }
@@ -49,14 +49,28 @@ export const number = (value) => new Intl.NumberFormat(locale).format(value);
 /** Format a count with its noun, whose plural has an s in English. */
 export const count = (value, noun) => `${number(value)} ${t(value === 1 ? noun : `${noun}s`)}`;
 
-/** Format a date in seconds since 1970. */
+/**
+ * Format a date in seconds since 1970.
+ * @param {number} seconds
+ * @param {Intl.DateTimeFormatOptions} options
+ */
 export function date(seconds, options = { dateStyle: "medium", timeStyle: "short" }) {
   return new Intl.DateTimeFormat(locale, { timeZone: "UTC", ...options }).format(new Date(seconds * 1000));
 }
 
-/** Format a month, `YYYY-MM`; empty is an unknown date. */
-export function monthName(month) {
-  const seconds = Date.parse(`${month}-01T00:00:00Z`) / 1000;
-  if (!month) return t("Without a date");
-  return Number.isNaN(seconds) ? month : date(seconds, { month: "long", year: "numeric" });
+/** Name the days from one to another, `YYYY-MM-DD`; empty is an unknown date. */
+export function daysName(first, last) {
+  if (!first) return t("Without a date");
+  const [from, to] = [first, last].map((day) => Date.parse(`${day}T00:00:00Z`));
+  if (Number.isNaN(from + to)) return first;
+  /** @type {Intl.DateTimeFormatOptions} */
+  const year = { timeZone: "UTC", year: "numeric" };
+  /** @type {Intl.DateTimeFormatOptions} */
+  const month = { ...year, month: "long" };
+  /** @type {Intl.DateTimeFormatOptions} */
+  const day = { ...month, day: "numeric" };
+  if (from === to) return date(from / 1000, { ...day, weekday: "long" });
+  const apart = (to - from) / 86_400_000;
+  const options = apart < 32 ? day : apart < 366 ? month : year;
+  return new Intl.DateTimeFormat(locale, options).formatRange(from, to);
 }

@@ -13,10 +13,11 @@ import { count, language, number, switchLanguage, t, translatePage } from "./lan
 import { faultOf, hideMessage, queryName, showMessage, showNoItems, showNote } from "./messages.js";
 import { announce, report } from "./notices.js";
 import { rowHeight, sizeControl, themeButton } from "./preferences.js";
+import { SearchField } from "./search_field.js";
 import { Selection } from "./selection.js";
 import { Store, emptyState, hasQuery, itself, queryOf, resultOf, scopeOf, toQuery } from "./state.js";
 import { Suggestions } from "./suggestions.js";
-import { Terms, readTyped } from "./terms.js";
+import { Terms } from "./terms.js";
 import { listenToTransfers } from "./transfer.js";
 import { Uploads } from "./uploads.js";
 import { Wall } from "./wall.js";
@@ -25,8 +26,6 @@ import { Wall } from "./wall.js";
 const MAX_RANKED = 16_384;
 /** Interval in which a service that does not answer is asked again. */
 const RETRY_MS = 3000;
-/** Time between two searches while typing: what a search takes, so that a slow service is not flooded. */
-const PAUSE_MS = { least: 40, most: 600 };
 
 const store = new Store();
 const selection = new Selection();
@@ -34,10 +33,10 @@ const selection = new Selection();
 let connected = false;
 let retry = 0;
 let service = { collections: [], writable: false, capabilities: [] };
-/** When the last search began, and how long it took, in ms. */
-let [searched, took] = [0, 0];
 /** Date inside the text of the query, {text, first, last}; null without one. */
 let period = null;
+/** Text of the query without typing errors; empty if it has none. */
+let meant = "";
 
 const writable = () => service.writable;
 const addressOf = (item, at = 0) => location.pathname + toQuery({ ...store.state, item: item.id, at });
@@ -63,8 +62,9 @@ const wall = new Wall($("#wall"), {
 });
 const filters = new Filters($("#filters"), $("#filters-toggle"), store);
 const suggestions = new Suggestions(search, $("#suggestions"), {
-  store, wall, onChoice: choose,
+  store, wall, onChoice: (changes) => field.choose(changes),
 });
+const field = new SearchField($("#search-form"), search, { store, terms, suggestions });
 const onGone = (ids) => {
   selection.remove(ids);
   refresh();
@@ -107,13 +107,12 @@ function loadWall(at = 0) {
   const scope = scopeOf(state);
   const body = { ...scope, where: [...scope.where, ...itself(state)], ...queryOf(state, imageOf) };
   document.body.classList.add("loading");
-  const began = performance.now();
-  searched = began;
+  const ended = field.measure();
   const read = hasQuery(state) ? ranked(body) : listed(body);
   const source = async (offset, limit, signal) => {
     const response = await read(offset, limit, signal);
     if (offset > 0) return response;
-    took = performance.now() - began;
+    ended();
     document.body.classList.remove("loading");
     describeResult(response);
     return response;
@@ -122,7 +121,7 @@ function loadWall(at = 0) {
 }
 
 const listed = (body) => (offset, limit, signal) =>
-  api.search({ ...body, offset, limit, months: offset === 0 }, signal);
+  api.search({ ...body, offset, limit, days: offset === 0 }, signal);
 
 const ranked = (body) => async (offset, limit, signal) => {
   if (offset >= MAX_RANKED) return { hits: [], total: offset };
@@ -160,30 +159,34 @@ function describeResult(response) {
   const { state } = store;
   const { hits, total } = response;
   period = response.period ?? null;
-  const parts = [];
-  if (total !== null) parts.push(count(total, "image"));
-  else if (hits.length < response.limit) parts.push(count(hits.length, "image"));
-  if (hits[0]?.fused_score !== null && hits[0]?.fused_score !== undefined) parts.push(t("by image and caption"));
-  if (response.without?.length) parts.push(t("without {words}", { words: response.without.join(", ") }));
-  summary.textContent = parts.join(" · ");
+  meant = response.did_you_mean ?? "";
+  const notes = [];
+  if (total !== null) notes.push(count(total, "image"));
+  else if (hits.length < response.limit) notes.push(count(hits.length, "image"));
+  if (hits[0]?.fused_score !== null && hits[0]?.fused_score !== undefined) notes.push(t("by image and caption"));
+  if (response.without?.length) notes.push(t("without {words}", { words: response.without.join(", ") }));
+  summary.textContent = notes.join(" · ");
   hideMessage(message);
   if (!hits.length) showNoItems(message, store, { writable: writable(), add: openUploads });
   else if (state.hidden) showNote(message, t("No search finds these images."));
   drawResultTools();
   const found = hasQuery(state) ? `${t("Results for {query}", { query: queryName(state) })}: ` : "";
-  announce(`${found}${parts.join(", ")}`);
+  announce(`${found}${notes.join(", ")}`);
 }
 
-/** Draw the way back from the hidden items, and the date inside a text as a filter. */
+/** Draw the way back from the hidden items, a correction, and the date inside a text as a filter. */
 function drawResultTools() {
   const { state } = store;
   const tools = [];
   if (state.hidden) tools.push(button(t("All images"), "left", () => store.set({ hidden: false }), { text: true }));
+  if (meant) {
+    tools.push(button(t("Did you mean “{text}”?", { text: meant }), "search", () => field.choose({ text: meant }), { text: true, class: "chip-add" }));
+  }
   if (hasQuery(state) && period && !state.from && !state.to) {
     const { text: name, first: from, last: to } = period;
     // What is left of "beach in summer 2019" is "beach".
     const left = state.text.split(/\s+/).join(" ").replace(name, "").trim().replace(/\s*\b(in|from|during|of|im|am|aus|von)$/i, "");
-    tools.push(button(t("Only {period}", { period: name }), "clock", () => choose({ text: left, from, to }), { text: true, class: "chip-add" }));
+    tools.push(button(t("Only {period}", { period: name }), "clock", () => field.choose({ text: left, from, to }), { text: true, class: "chip-add" }));
   }
   $("#result-tools").replaceChildren(...tools);
 }
@@ -192,14 +195,12 @@ function drawState(before) {
   const { state } = store;
   const title = hasQuery(state) ? `${queryName(state).replace(/[“”]/g, "")} · coca` : "coca";
   document.title = state.view === "duplicates" ? `${t("Near-duplicates")} · coca` : title;
-  // What the reader types while the page starts, or next to another change, stays.
-  const other = before && (before.text !== state.text || document.activeElement !== search);
-  if (other && readTyped(search.value).text !== state.text) search.value = state.text;
+  if (before) field.show(state, before);
   const wanted = state.view === "wall";
   $("#wall").hidden = !wanted;
   $(".toolbar").hidden = !wanted;
   // The values of filters are those of the other images.
-  for (const one of ["#filters", "#filters-toggle"]) $(one).hidden = state.hidden;
+  for (const one of ["#filters", "#filters-toggle"]) $(one).hidden = state.hidden || !wanted;
   $("#duplicates").hidden = state.view !== "duplicates";
   const changed = !before || resultOf(before) !== resultOf(state);
   if (changed) terms.draw();
@@ -233,8 +234,7 @@ function drawTools() {
   const { collections } = service;
   const chosen = store.state.collection || collections[0]?.name;
   const change = () => store.set({ ...emptyState(), collection: select.value });
-  const select = h(
-    "select", { class: "field field-small", "aria-label": t("Collection"), on: { change } },
+  const select = h("select", { class: "field field-small", "aria-label": t("Collection"), on: { change } },
     ...collections.map(({ name, count: size }) =>
       h("option", { value: name, selected: name === chosen }, `${name} (${number(size)})`)),
   );
@@ -265,62 +265,7 @@ async function searchBy(file) {
   }
 }
 
-/** Whether the last entry of the history is of a text that is still being typed. */
-let typing = false;
-let pause = 0;
-
-function type() {
-  clearTimeout(pause);
-  const { text, term } = readTyped(search.value);
-  // A text with a sign is a further term, which waits for Enter.
-  if (term || text === store.state.text) return;
-  store.set({ text, hidden: false, view: "wall", item: "" }, { replace: typing });
-  typing = true;
-}
-
-/** Search a suggestion in place of what was typed. */
-function choose(changes) {
-  clearTimeout(pause);
-  search.value = changes.text;
-  store.set({ hidden: false, view: "wall", item: "", ...changes }, { replace: typing });
-  typing = false;
-  suggestions.remember(store.state);
-}
-
-/** Search what was typed, as a query that the reader has finished. */
-function finish() {
-  const { term } = readTyped(search.value);
-  type();
-  typing = false;
-  if (term) {
-    search.value = store.state.text;
-    terms.add(term);
-  } else if (store.state.view !== "wall") store.set({ view: "wall" });
-  suggestions.close();
-  suggestions.remember(store.state);
-  if (matchMedia("(pointer: coarse)").matches) search.blur();
-}
-
 function listen() {
-  $("#search-form").addEventListener("submit", (event) => {
-    event.preventDefault();
-    finish();
-  });
-  const typed = (event) => {
-    clearTimeout(pause);
-    if (event.isComposing) return;
-    const apart = Math.min(PAUSE_MS.most, Math.max(PAUSE_MS.least, took));
-    // The first letter after a pause is searched at once.
-    pause = setTimeout(type, searched + apart - performance.now());
-  };
-  search.addEventListener("input", typed);
-  search.addEventListener("compositionend", typed);
-  search.addEventListener("blur", () => {
-    type();
-    if (typing) suggestions.remember(store.state);
-    typing = false;
-  });
-  addEventListener("popstate", () => (typing = false));
   $("#search-image").addEventListener("click", () => pickImage.click());
   pickImage.addEventListener("change", () => {
     const [file] = pickImage.files;
@@ -337,8 +282,8 @@ function listen() {
     event.preventDefault();
     store.set({ ...emptyState(), collection: store.state.collection });
   });
-  store.addEventListener("change", ({ detail }) => drawState(detail.before));
-  wall.addEventListener("failed", ({ detail }) => (detail.first ? showFailure(detail.error) : report(detail.error)));
+  store.addEventListener("change", (/** @type {any} */ { detail }) => drawState(detail.before));
+  wall.addEventListener("failed", (/** @type {any} */ { detail }) => (detail.first ? showFailure(detail.error) : report(detail.error)));
   wall.addEventListener("received", () => {
     itemView.found();
     suggestions.draw();

@@ -16,7 +16,8 @@ export function announce(text) {
 
 /**
  * Show a message for some seconds; errors stay until they are closed.
- * @param {{error: boolean, action: [string, function()]}} options `action`: label and function of a
+ * @param {string} text
+ * @param {{error?: boolean, action?: [string, () => void] | null}} options `action`: label and function of a
  *   button
  */
 export function toast(text, { error = false, action = null } = {}) {

@@ -1,10 +1,11 @@
-// What this browser remembers: color theme and size of the tiles.
+// What this browser remembers: color theme, size of the tiles, and whether details are shown.
 
 import { button, h } from "./dom.js";
 import { t } from "./language.js";
 
 const THEME = "coca.theme";
 const SIZE = "coca.size";
+const DETAILS = "coca.details";
 const THEMES = ["auto", "light", "dark"];
 const ICONS = { auto: "auto", light: "sun", dark: "moon" };
 const SIZES = { min: 90, max: 360, usual: 200, phone: 130 };
@@ -28,6 +29,17 @@ export function themeButton() {
   };
   let element = build();
   return element;
+}
+
+/** Return whether the details of an opened item are shown. */
+export const showsDetails = () => document.documentElement.dataset.details === "open";
+
+/** Show or hide the details of opened items; returns whether they are shown. */
+export function toggleDetails() {
+  const saved = showsDetails() ? "closed" : "open";
+  document.documentElement.dataset.details = saved;
+  localStorage.setItem(DETAILS, saved);
+  return showsDetails();
 }
 
 /** Return the height of the rows of the wall, in CSS pixels. */

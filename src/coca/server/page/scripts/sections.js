@@ -1,28 +1,70 @@
-// Sections of a list by date: months, or years where months have few images.
+// Sections of a list by date: days, of which neighbours with few images share a heading.
 
-import { monthName } from "./language.js";
+import { h } from "./dom.js";
+import { daysName } from "./language.js";
 
-const MIN_ITEMS = 8;
+/** Number of images with which a day, or a run of days, has a heading of its own. */
+const FEW = 5;
+/** Number of items of a section whose places are in its heading. */
+const PLACED = 300;
 
 /**
  * Build sections of a list that is sorted by date.
- * @param {{month: string, count: number}[]} months in the order of the list; an empty month has the
- *   items without a date
- * @returns {{start: number, title: string}[]} empty where each would have few items
+ * @param {{day: string, count: number}[]} days in the order of the list; an empty day has the items
+ *   without a date
+ * @returns {{start: number, end: number, title: string}[]} each from an index up to another
  */
-export function sectionsOf(months) {
-  const sum = months.reduce((total, { count }) => total + count, 0);
-  const group = [7, 4].find((letters) => {
-    const groups = new Set(months.map(({ month }) => month.slice(0, letters)));
-    return sum / groups.size >= MIN_ITEMS;
-  });
-  if (!group) return [];
-  const sections = [];
+export function sectionsOf(days) {
+  const runs = [];
   let start = 0;
-  for (const { month, count } of months) {
-    const title = group === 7 || !month ? monthName(month) : month.slice(0, 4);
-    if (sections.at(-1)?.title !== title) sections.push({ start, title });
-    start += count;
+  for (const { day, count } of days) {
+    const run = runs.at(-1);
+    const end = start + count;
+    if (run && run.days && day && count < FEW && run.end - run.start < FEW) Object.assign(run, { first: day, end });
+    else runs.push({ start, end, first: day, last: day, days: day && count < FEW });
+    start = end;
   }
-  return sections;
+  return runs.map(({ start: at, end, first, last }) => ({ start: at, end, title: daysName(first, last) }));
+}
+
+/** Name the places of items, those with most of them first. */
+function placesOf(items) {
+  const counts = new Map();
+  for (const { metadata } of items) {
+    const place = metadata?.city ?? metadata?.country;
+    if (typeof place === "string") counts.set(place, (counts.get(place) ?? 0) + 1);
+  }
+  const names = [...counts].sort(([, one], [, other]) => other - one).map(([name]) => name);
+  return names.slice(0, 3).join(", ") + (names.length > 3 ? " …" : "");
+}
+
+/** Headings of the wall that are in the document. */
+export class Headings {
+  /** Index of the first item of a section -> its heading. */
+  #shown = new Map();
+
+  constructor(root) {
+    this.root = root;
+  }
+
+  /** Draw sections with their place `y`; `blocks` has the items. */
+  draw(sections, blocks) {
+    const wanted = new Map(sections.map((section) => [section.start, section]));
+    for (const [start, element] of this.#shown) {
+      if (wanted.has(start)) continue;
+      element.remove();
+      this.#shown.delete(start);
+    }
+    for (const [start, { end, title, y }] of wanted) {
+      let element = this.#shown.get(start);
+      if (!element) {
+        element = h("div", { class: "wall-heading", "aria-hidden": "true" }, h("span", {}, title), h("span", { class: "hint" }));
+        this.#shown.set(start, element);
+        this.root.append(element);
+      }
+      const places = placesOf(blocks.itemsOf({ start, end: Math.min(end, start + PLACED) }));
+      if (element.lastChild.textContent !== places) element.lastChild.textContent = places;
+      element.style.transform = `translateY(${y}px)`;
+    }
+  }
 }

@@ -4,13 +4,14 @@ import { api } from "./api.js";
 import { h, icon, shorten } from "./dom.js";
 import { valueName } from "./filters.js";
 import { t } from "./language.js";
-import { fromQuery, toQuery } from "./state.js";
+import { fromQuery, hasQuery, toQuery } from "./state.js";
 
 const RECENT = "coca.recent";
 const MAX_RECENT = 6;
 const MAX_SHOWN = 9;
-/** Captions among them: more would cover the images that they are about. */
-const MAX_CAPTIONS = 4;
+const MAX_CAPTIONS = 3;
+/** Number of words of a caption that is a query as people type it. */
+const WORDS = { least: 2, most: 8 };
 const MAX_VALUES = 1000;
 /** Fields whose values are suggested, and the icon of each. */
 const FIELDS = {
@@ -26,10 +27,20 @@ const recent = () => {
   }
 };
 
-/** Drop the stop at the end of a caption. */
-const plain = (caption) => caption.replace(/[.\s]+$/, "");
+/** Captions of items that are good queries: given ones of a few words, as generated ones may be wrong. */
+function examplesOf(items) {
+  const captions = items
+    .filter(({ caption_source: source }) => source === "given")
+    .map(({ caption }) => caption.replace(/[.\s]+$/, ""))
+    .filter((caption) => {
+      const { length } = caption.split(/\s+/);
+      return length >= WORDS.least && length <= WORDS.most && /^[\p{L}\p{M}\s,'’-]+$/u.test(caption);
+    });
+  return [...new Set(captions)];
+}
 
 export class Suggestions {
+  field; root; store; wall; onChoice;
   #values = null;
   #active = -1;
   #text = "";
@@ -49,11 +60,12 @@ export class Suggestions {
   draw() {
     if (document.activeElement !== this.field || !this.opened) return;
     const text = this.field.value.trim().toLowerCase();
-    this.#options = (text ? this.#matching(text) : this.#recent(() => true)).slice(0, MAX_SHOWN);
+    this.#options = (text ? this.#matching(text) : this.#first()).slice(0, MAX_SHOWN);
     if (text !== this.#text) this.#active = -1;
     this.#text = text;
     this.#active = Math.min(this.#active, this.#options.length - 1);
     this.root.hidden = !this.#options.length;
+    document.body.classList.toggle("suggesting", !this.root.hidden);
     this.field.setAttribute("aria-expanded", String(!this.root.hidden));
     this.root.replaceChildren(...this.#options.map((option, at) => this.#option(option, at)));
     this.#mark();
@@ -62,6 +74,7 @@ export class Suggestions {
   close() {
     this.opened = false;
     this.root.hidden = true;
+    document.body.classList.remove("suggesting");
     this.field.setAttribute("aria-expanded", "false");
     this.field.removeAttribute("aria-activedescendant");
   }
@@ -107,11 +120,20 @@ export class Suggestions {
         image: FIELDS[field], text: shown, note: t({ tags: "tag", album: "folder" }[field] ?? "filter"),
         run: () => this.#filter(field, value),
       }));
-    const captions = [...new Set(this.wall.loaded().map(({ caption }) => plain(caption)))]
-      .filter((caption) => has(caption) && caption.toLowerCase() !== text)
-      .map((caption) => ({ image: "search", text: caption, run: () => this.onChoice({ text: caption }) }));
+    const captions = this.#examples((caption) => has(caption) && caption.toLowerCase() !== text);
     const past = this.#recent((name) => has(name) && name.toLowerCase() !== text);
-    return [...values.slice(0, 4), ...past.slice(0, 2), ...captions.slice(0, MAX_CAPTIONS)];
+    return [...values.slice(0, 4), ...past.slice(0, 2), ...captions];
+  }
+
+  /** Suggestions before the first letter. */
+  #first() {
+    const past = this.#recent(() => true);
+    return past.length || hasQuery(this.store.state) ? past : this.#examples(() => true);
+  }
+
+  #examples(fits) {
+    return examplesOf(this.wall.loaded()).filter(fits).slice(0, MAX_CAPTIONS)
+      .map((caption) => ({ image: "search", text: caption, run: () => this.onChoice({ text: caption }) }));
   }
 
   #recent(fits) {
@@ -126,11 +148,9 @@ export class Suggestions {
   }
 
   #option({ image, text, note }, at) {
-    return h(
-      "li",
-      { role: "option", id: `suggestion-${at}`, on: { click: () => this.#choose(at) } },
+    return h("li", { role: "option", id: `suggestion-${at}`, on: { click: () => this.#choose(at) } },
       icon(image),
-      h("span", { class: "suggestion-text" }, shorten(text, 80)),
+      h("span", { class: "suggestion-text" }, shorten(text, 48)),
       note && h("span", { class: "hint" }, note),
     );
   }

@@ -20,8 +20,8 @@ const nameOf = (kind) => ({ id: t("this image"), image: t("your image") })[kind]
 export class Terms {
   /**
    * @param {HTMLElement} root
-   * @param {Store} store
-   * @param {function(string): string} thumbnailOf path of an item's thumbnail by its id
+   * @param {import("./state.js").Store} store
+   * @param {(id: string) => string} thumbnailOf path of an item's thumbnail by its id
    */
   constructor(root, store, thumbnailOf) {
     this.root = root;
@@ -82,9 +82,7 @@ export class Terms {
 
   /** Build a chip, with a button that changes the state so that the chip is gone. */
   #chip(name, changes, style, ...content) {
-    return h(
-      "span",
-      { class: `chip ${style}`.trim() },
+    return h("span", { class: `chip ${style}`.trim() },
       h("span", { class: "chip-main", title: name }, ...content),
       button(t("Remove: {term}", { term: name }), "close", () => this.store.set(changes), { class: "chip-remove" }),
     );

@@ -2,7 +2,7 @@
 
 import { api, apiKey, urlOf } from "./api.js";
 
-const SIDES = [128, 256, 512, 1024];
+const SIDES = [128, 256, 512, 1024, 2048];
 const MAX_BLOBS = 600;
 /** Interval in which a service that does not answer is asked again. */
 const RETRY_MS = 3000;
@@ -19,7 +19,7 @@ export function sideFor(pixels) {
 
 export const thumbnailPath = (item, side) => `${item.thumbnail}&side=${side}`;
 
-/** Show an image of the service; `path` is a thumbnail or an original. */
+/** Show an image of the service; `path` is a thumbnail. */
 export function showImage(img, path) {
   img.dataset.path = path;
   if (!apiKey.get()) {
@@ -32,6 +32,14 @@ export function showImage(img, path) {
     },
     () => img.dispatchEvent(new Event("error")),
   );
+}
+
+/** Return a URL of a file of the service, for as long as `signal` is not aborted. */
+export async function openSource(path, signal) {
+  if (!apiKey.get()) return urlOf(path).href;
+  const url = URL.createObjectURL(await api.blob(path, signal));
+  signal.addEventListener("abort", () => URL.revokeObjectURL(url));
+  return url;
 }
 
 /** Show the thumbnail of a tile, whose request ends when the tile leaves the page. */

@@ -20,14 +20,16 @@ export const placeholder = () => h("li", { class: "tile tile-empty", "aria-hidde
 
 /**
  * Build the tile of an item; `loadImage` shows its image.
- * @param {object} item an item or a hit
+ * @param {any} item an item or a hit
  * @param {{width, height, address, strength, actions}} options `strength`: rank score as a
  *   share of the best one, 0 to 1; 0 without a query. `actions`: open, select, similar, more and
  *   less, each called with the item
  */
 export function tile(item, { width, height, address, strength, actions }) {
   const label = labelOf(item);
-  const path = thumbnailPath(item, sideFor(Math.max(width, height)));
+  // A tile shows the middle of a panorama, whose sides exceed its own.
+  const ratio = item.width / item.height || 1;
+  const path = thumbnailPath(item, sideFor(Math.max(width, height, height * ratio, width / ratio)));
   const image = h("img", { alt: "", decoding: "async", draggable: "false", data: { path } });
   image.addEventListener("load", () => {
     image.classList.add("loaded");
@@ -63,9 +65,7 @@ export function tile(item, { width, height, address, strength, actions }) {
   );
   const match = h("span", { class: "tile-match", "aria-hidden": "true" });
   match.style.width = `${strength * 100}%`;
-  const element = h(
-    "li",
-    { class: "tile", data: { id: item.id } },
+  const element = h("li", { class: "tile", data: { id: item.id } },
     link,
     h("label", { class: "tile-check" }, check),
     strength > 0 && match,
@@ -77,9 +77,7 @@ export function tile(item, { width, height, address, strength, actions }) {
     const act = (name, iconName, action) =>
       button(name, iconName, () => action(item), { tabindex: link.tabIndex, "aria-label": `${name}: ${label}` });
     link.append(h("span", { class: "tile-caption", "aria-hidden": "true" }, item.caption || item.name));
-    element.append(h(
-      "div",
-      { class: "tile-actions" },
+    element.append(h("div", { class: "tile-actions" },
       act(t("Similar"), "similar", actions.similar),
       act(t("More like this"), "more", actions.more),
       act(t("Less like this"), "less", actions.less),

@@ -3,6 +3,7 @@
 import { $, h } from "./dom.js";
 import { imageFiles } from "./images.js";
 import { t } from "./language.js";
+import { toast } from "./notices.js";
 
 /** Listen to drops and pastes; `onSearch(file)`, `onAdd(files)`, `writable()`, `isEmpty()`. */
 export function listenToTransfers({ onSearch, onAdd, writable, isEmpty }) {
@@ -24,11 +25,13 @@ export function listenToTransfers({ onSearch, onAdd, writable, isEmpty }) {
   document.addEventListener("drop", (event) => {
     if (!hasFiles(event)) return;
     event.preventDefault();
+    if (document.querySelector("dialog[open]")) return;
     depth = 0;
     zone.hidden = true;
     const files = imageFiles(event.dataTransfer);
     if (writable() && files.length && (isEmpty() || files.length > 1)) onAdd(files);
     else if (files.length) onSearch(files[0]);
+    else toast(t("None of these files is an image."), { error: true });
   });
   document.addEventListener("paste", (event) => {
     const [file] = imageFiles(event.clipboardData);

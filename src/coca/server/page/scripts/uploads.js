@@ -1,6 +1,7 @@
 // Uploads, with the state of each.
 
 import { api } from "./api.js";
+import { confirmDialog } from "./dialogs.js";
 import { button, h, shorten } from "./dom.js";
 import { raw } from "./images.js";
 import { count, t } from "./language.js";
@@ -10,7 +11,10 @@ const AT_ONCE = 2;
 const BUSY = new Set([429, 503]);
 const WAIT_MS = 1500;
 
+const ask = (event) => event.preventDefault();
+
 export class Uploads {
+  store; captions; addressOf; onAdded;
   #queue = [];
   #running = 0;
   #stop = new AbortController();
@@ -87,15 +91,24 @@ export class Uploads {
     }
   }
 
+  get #left() {
+    return this.#running + this.#queue.length;
+  }
+
   #count() {
-    const left = this.#running + this.#queue.length;
+    const left = this.#left;
+    // A browser asks before it closes a page that wants it.
+    if (left) addEventListener("beforeunload", ask);
+    else removeEventListener("beforeunload", ask);
     this.title.textContent = left
       ? t("Adding {images}", { images: count(left, "image") })
       : t("{images} added", { images: count(this.#done, "image") });
     if (this.#failed) this.title.textContent += t(", {number} failed", { number: this.#failed });
   }
 
-  #close() {
+  async #close() {
+    const text = t("{images} are not added yet.", { images: count(this.#left, "image") });
+    if (this.#left && !(await confirmDialog(t("Stop adding images?"), text, t("Stop")))) return;
     this.#queue = [];
     this.#stop.abort();
     this.#stop = new AbortController();

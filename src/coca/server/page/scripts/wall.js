@@ -1,26 +1,34 @@
 // Wall of images with virtual scrolling: only tiles near the viewport are in the document.
 
+import { BlockRequests } from "./block_requests.js";
 import { Blocks } from "./blocks.js";
-import { h, perFrame } from "./dom.js";
+import { $, h, perFrame } from "./dom.js";
+import { letterOf } from "./keyboard.js";
 import { t } from "./language.js";
-import { sectionsOf } from "./sections.js";
-import { discard, loadImage, placeholder, rankOf, tile } from "./tile.js";
+import { Headings, sectionsOf } from "./sections.js";
+import { Tiles } from "./tiles.js";
 
 const OVERSCAN = 700;
-const MAX_REQUESTS = 3;
 const REQUEST_DELAY_MS = 60;
-const RETRY_MS = 3000;
 const GAP = 6;
 /** Items that "select all" selects at most, and of one request. */
 const MAX_SELECTED = 10_000;
 const MAX_PAGE = 1000;
 
+/** Height of what stays of the header while the page scrolls, in CSS pixels. */
+function headerHeight() {
+  const header = $(".header");
+  return header.offsetHeight + parseFloat(getComputedStyle(header).top);
+}
+
 export class Wall extends EventTarget {
   #source = null;
-  #tiles = new Map();
-  /** Tile -> what was last drawn of it: most tiles stay as they are in a frame of a scroll. */
-  #drawn = new WeakMap();
-  #requests = new Map();
+  #tiles;
+  #requests = new BlockRequests({
+    onPage: (at, page) => this.#received(at, page),
+    onFailure: (error, at) => this.#fail(error, at),
+    onEnd: () => this.#request(),
+  });
   #timer = 0;
   /** Where the page was at the last timer, and whether it has scrolled a screen since the one before. */
   #place = 0;
@@ -28,8 +36,7 @@ export class Wall extends EventTarget {
   #current = 0;
   #anchor = null;
   #focusing = false;
-  /** Section -> its heading in the document. */
-  #headings = new Map();
+  #headings;
   /** Request of the first items of the next result, while the old one is shown. */
   #next = null;
   /** Pixels around the viewport in which tiles are drawn: at first none, for a quick first image. */
@@ -39,31 +46,32 @@ export class Wall extends EventTarget {
 
   /**
    * @param {HTMLElement} root
-   * @param {object} options `actions` of tiles, `addressOf(item, index)`, `selection`, and
+   * @param {any} options `actions` of tiles, `addressOf(item, index)`, `selection`, and
    *   `rowHeight()`
    */
   constructor(root, { actions, addressOf, selection, rowHeight }) {
     super();
     this.root = root;
-    this.addressOf = addressOf;
     this.selection = selection;
     this.rowHeight = rowHeight;
-    this.actions = { ...actions, select: (item, range) => this.select(item, range) };
     this.list = h("ul", { class: "wall-list", role: "list", "aria-label": t("Images") });
     root.append(this.list);
+    this.#headings = new Headings(root);
+    const own = { ...actions, select: (item, range) => this.select(item, range) };
+    this.#tiles = new Tiles(this.list, { actions: own, addressOf, selection });
     this.blocks = new Blocks(this.#layoutOptions());
     addEventListener("scroll", perFrame(() => this.#draw()), { passive: true });
     new ResizeObserver(perFrame(() => this.#resized())).observe(root);
-    selection.addEventListener("change", () => this.#markSelected());
+    selection.addEventListener("change", () => this.#tiles.mark(this.blocks));
     this.list.addEventListener("focusin", (event) => this.#focused(event));
     this.list.addEventListener("keydown", (event) => this.#key(event));
   }
 
   /**
    * Show a result; the old one stays until the first items of the new one are there.
-   * @param {function(number, number, AbortSignal): Promise<{hits, total}>} source reads items from
-   *   an offset; `total` is null where it is unknown
-   * @param {{length: number, at: number}} options `length`: expected number of items, until the
+   * @param {(offset: number, limit: number, signal?: AbortSignal) => Promise<any>} source reads items
+   *   from an offset; `total` is null where it is unknown
+   * @param {{length?: number, at?: number}} options `length`: expected number of items, until the
    *   first response; `at`: index of the item to begin at
    */
   async show(source, { length = 0, at = 0 } = {}) {
@@ -103,11 +111,9 @@ export class Wall extends EventTarget {
     this.#next?.abort();
     [this.#goal, this.#margin] = [0, 0];
     this.root.classList.remove("stale");
-    for (const request of this.#requests.values()) request.abort();
     this.#requests.clear();
-    for (const element of this.#tiles.values()) discard(element);
     this.#tiles.clear();
-    this.#drawHeadings([]);
+    this.#headings.draw([], this.blocks);
     this.#source = null;
     this.#current = 0;
     this.#anchor = null;
@@ -120,9 +126,7 @@ export class Wall extends EventTarget {
   relayout() {
     if (!this.#source) return;
     const first = this.#firstVisible();
-    for (const element of this.#tiles.values()) discard(element);
     this.#tiles.clear();
-    for (const request of this.#requests.values()) request.abort();
     this.#requests.clear();
     this.blocks = this.blocks.relaid(this.#layoutOptions());
     if (first > 0) this.#reveal(first, "start");
@@ -136,11 +140,7 @@ export class Wall extends EventTarget {
 
   /** Draw the tile of an item again, after the item has changed. */
   redraw(id) {
-    for (const [index, element] of this.#tiles) {
-      if (element.dataset.id !== id) continue;
-      discard(element);
-      this.#tiles.delete(index);
-    }
+    this.#tiles.drop((_, element) => element.dataset.id === id);
     this.#draw();
   }
 
@@ -231,7 +231,7 @@ export class Wall extends EventTarget {
   }
 
   #firstVisible() {
-    const header = document.querySelector(".header")?.offsetHeight ?? 0;
+    const header = headerHeight();
     return this.blocks.visible(-this.#top + header, -this.#top + innerHeight)[0] ?? 0;
   }
 
@@ -239,7 +239,7 @@ export class Wall extends EventTarget {
     const box = this.blocks.box(index);
     if (!box) return;
     this.list.style.height = `${this.blocks.height}px`;
-    const header = (document.querySelector(".header")?.offsetHeight ?? 0) + GAP * 2;
+    const header = headerHeight() + GAP * 2;
     const y = this.#top + box.y;
     if (where === "start" || y < header) scrollBy(0, y - header);
     else if (y + box.height > innerHeight) scrollBy(0, y + box.height - innerHeight + GAP * 2);
@@ -249,14 +249,10 @@ export class Wall extends EventTarget {
     if (!this.#source) return;
     this.list.style.height = `${this.blocks.height}px`;
     const wanted = new Set(this.blocks.visible(...this.#viewport(this.#margin)));
-    for (const [index, element] of this.#tiles) {
-      // A focused tile stays, or the focus would be lost.
-      if (wanted.has(index) || element.contains(document.activeElement)) continue;
-      discard(element);
-      this.#tiles.delete(index);
-    }
-    for (const index of wanted) this.#drawTile(index);
-    this.#drawHeadings(this.blocks.headings(...this.#viewport(this.#margin)));
+    // A focused tile stays, or the focus would be lost.
+    this.#tiles.drop((index, element) => !wanted.has(index) && !element.contains(document.activeElement));
+    for (const index of wanted) this.#tiles.draw(index, this.blocks, this.#current);
+    this.#headings.draw(this.blocks.headings(...this.#viewport(this.#margin)), this.blocks);
     if (!this.#timer) {
       this.#timer = setTimeout(() => {
         this.#timer = 0;
@@ -271,110 +267,12 @@ export class Wall extends EventTarget {
     }
   }
 
-  #drawTile(index) {
-    const item = this.blocks.item(index);
-    let element = this.#tiles.get(index);
-    const box = this.blocks.box(index);
-    if (element && item && element.dataset.id !== item.id) {
-      discard(element);
-      element = null;
-    }
-    if (!element) {
-      const { actions } = this;
-      element = item
-        ? tile(item, {
-          ...box, address: this.addressOf(item, index), strength: this.#strength(item), actions,
-        })
-        : placeholder();
-      element.dataset.index = index;
-      this.#tiles.set(index, element);
-      this.#insert(element, index);
-      this.#mark(element, item);
-      loadImage(element);
-    }
-    const setSize = this.blocks.complete ? this.blocks.length : -1;
-    const drawn = [box.x, box.y, box.width, box.height, setSize, index === this.#current].join();
-    if (this.#drawn.get(element) === drawn) return;
-    this.#drawn.set(element, drawn);
-    if (item) {
-      element.setAttribute("aria-posinset", index + 1);
-      element.setAttribute("aria-setsize", setSize);
-      const tabindex = index === this.#current ? "0" : "-1";
-      for (const one of element.querySelectorAll("a, input, button")) one.tabIndex = tabindex;
-    }
-    element.style.transform = `translate(${box.x}px, ${box.y}px)`;
-    element.style.width = `${box.width}px`;
-    element.style.height = `${box.height}px`;
-  }
-
-  #strength(item) {
-    const best = this.blocks.item(0);
-    const [rank, most] = [rankOf(item), best ? rankOf(best) : null];
-    return rank === null || !(most > 0) ? 0 : Math.min(1, Math.max(0.02, rank / most));
-  }
-
-  // The order in the document is the order of the items, for screen readers.
-  #insert(element, index) {
-    let next = null;
-    for (let child = this.list.lastElementChild; child; child = child.previousElementSibling) {
-      if (Number(child.dataset.index) < index) break;
-      next = child;
-    }
-    this.list.insertBefore(element, next);
-  }
-
-  #drawHeadings(headings) {
-    const wanted = new Map(headings.map((heading) => [heading.title, heading]));
-    for (const [title, element] of this.#headings) {
-      if (wanted.has(title)) continue;
-      element.remove();
-      this.#headings.delete(title);
-    }
-    for (const [title, { y }] of wanted) {
-      let element = this.#headings.get(title);
-      if (!element) {
-        element = h("div", { class: "wall-heading", "aria-hidden": "true" }, title);
-        this.#headings.set(title, element);
-        this.root.append(element);
-      }
-      element.style.transform = `translateY(${y}px)`;
-    }
-  }
-
   #request() {
     // What passes by too fast to be seen is not requested.
     if (!this.#source || this.#fast) return;
     // The first block also describes the result.
     const near = new Set([...this.blocks.overlapping(...this.#viewport(OVERSCAN * 1.5)), 0]);
-    for (const [at, request] of this.#requests) {
-      if (!near.has(at)) {
-        request.abort();
-        this.#requests.delete(at);
-      }
-    }
-    for (const at of near) {
-      if (this.#requests.size >= MAX_REQUESTS) break;
-      const block = this.blocks.blocks[at];
-      if (block && !block.items && !this.#requests.has(at)) this.#load(at);
-    }
-  }
-
-  async #load(at) {
-    const request = new AbortController();
-    this.#requests.set(at, request);
-    const source = this.#source;
-    try {
-      const page = await source(at * this.blocks.size, this.blocks.size, request.signal);
-      if (source === this.#source && !request.signal.aborted) this.#received(at, page);
-    } catch (error) {
-      if (error.name !== "AbortError" && source === this.#source) {
-        this.#fail(error, at);
-        // Further items are requested again, when the service may be back.
-        await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
-      }
-    }
-    if (this.#requests.get(at) === request) this.#requests.delete(at);
-    if (source === this.#source) this.#request();
+    this.#requests.start(near, this.blocks, this.#source);
   }
 
   #fail(error, at) {
@@ -382,8 +280,8 @@ export class Wall extends EventTarget {
     this.dispatchEvent(new CustomEvent("failed", { detail: { error, first: at === 0 } }));
   }
 
-  #received(at, { hits, total, months }) {
-    if (at === 0) this.blocks.sections = sectionsOf(months ?? []);
+  #received(at, { hits, total, days }) {
+    if (at === 0) this.blocks.sections = sectionsOf(days ?? []);
     const end = at * this.blocks.size + hits.length;
     const block = this.blocks.blocks[at];
     // A block may be gone once the number of items is known.
@@ -403,41 +301,20 @@ export class Wall extends EventTarget {
       this.#reveal(this.#goal, "start");
       this.#goal = 0;
     }
-    this.#dropPlaceholders(at);
+    this.#tiles.drop((index, element) => {
+      const stale = element.classList.contains("tile-empty");
+      return index >= this.blocks.length || (stale && Math.floor(index / this.blocks.size) === at);
+    });
     this.#draw();
     if (this.#focusing && this.blocks.item(this.#current)) this.focus(this.#current);
     this.dispatchEvent(new CustomEvent("received", { detail: { at } }));
-  }
-
-  #dropPlaceholders(at) {
-    for (const [index, element] of this.#tiles) {
-      const stale = element.classList.contains("tile-empty");
-      if (index >= this.blocks.length || (stale && Math.floor(index / this.blocks.size) === at)) {
-        discard(element);
-        this.#tiles.delete(index);
-      }
-    }
-  }
-
-  #markSelected() {
-    for (const [index, element] of this.#tiles) this.#mark(element, this.blocks.item(index));
-  }
-
-  #mark(element, item) {
-    if (!item) return;
-    const selected = this.selection.has(item.id);
-    element.classList.toggle("tile-selected", selected);
-    element.querySelector("input").checked = selected;
   }
 
   #focused(event) {
     const element = event.target.closest(".tile");
     if (!element) return;
     this.#current = Number(element.dataset.index);
-    for (const [index, one] of this.#tiles) {
-      const tabindex = index === this.#current ? 0 : -1;
-      for (const part of one.querySelectorAll("a, input, button")) part.tabIndex = tabindex;
-    }
+    this.#tiles.focusable(this.#current);
   }
 
   #key(event) {
@@ -455,7 +332,7 @@ export class Wall extends EventTarget {
     if (event.key in targets) {
       event.preventDefault();
       this.focus(targets[event.key]());
-    } else if (event.key === "x" || (event.key === " " && event.target.tagName === "A")) {
+    } else if (letterOf(event) === "x" || (event.key === " " && event.target.tagName === "A")) {
       const item = this.blocks.item(current);
       event.preventDefault();
       if (item) this.select(item, event.shiftKey);

@@ -6,22 +6,23 @@ const STEP = 1.4;
 
 /** Enlarges a frame within its stage. */
 export class Zoom {
+  stage; frame;
   /**
    * @param {HTMLElement} stage receives the pointers
    * @param {HTMLElement} frame is enlarged
-   * @param {function()} onFirst is called when the frame is enlarged
    */
-  constructor(stage, frame, onFirst) {
-    Object.assign(this, { stage, frame, onFirst, scale: 1, x: 0, y: 0 });
+  constructor(stage, frame) {
+    [this.stage, this.frame] = [stage, frame];
+    [this.scale, this.x, this.y] = [1, 0, 0];
     stage.addEventListener("wheel", (event) => {
       event.preventDefault();
       this.by(Math.exp(-event.deltaY / 400), event);
     }, { passive: false });
     stage.addEventListener("dblclick", (event) => {
-      if (!event.target.closest("button")) this.by(this.scale > 1 ? 0 : DOUBLE, event);
+      if (!(/** @type {Element} */ (event.target)).closest("button")) this.by(this.scale > 1 ? 0 : DOUBLE, event);
     });
     stage.addEventListener("pointerdown", (event) => {
-      if (this.scale > 1 && !event.target.closest("button")) stage.setPointerCapture(event.pointerId);
+      if (this.scale > 1 && !(/** @type {Element} */ (event.target)).closest("button")) stage.setPointerCapture(event.pointerId);
     });
     stage.addEventListener("pointermove", (event) => {
       if (!stage.hasPointerCapture(event.pointerId)) return;
@@ -34,7 +35,6 @@ export class Zoom {
   /** Enlarge by a factor around a point of the window, by default the middle; 0 shows all again. */
   by(factor, point = null) {
     const scale = factor === 0 ? 1 : Math.min(MAX_SCALE, Math.max(1, this.scale * factor));
-    if (scale > 1) this.onFirst();
     const { left, top, width, height } = this.stage.getBoundingClientRect();
     const [dx, dy] = point ? [point.clientX - left - width / 2, point.clientY - top - height / 2] : [0, 0];
     this.x = dx - ((dx - this.x) * scale) / this.scale;
