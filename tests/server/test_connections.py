@@ -124,6 +124,7 @@ def test_a_slow_body_may_take_longer_than_a_header(process: ServerProcess) -> No
         assert slow.recv(65_536).startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.service
 def test_a_client_that_does_not_read_is_disconnected(
     own_uri: str, predictor: Predictor, tmp_path: Path
 ) -> None:
@@ -142,6 +143,7 @@ def send_without_end(connection: socket.socket, part: bytes) -> None:
         connection.sendall(part)
 
 
+@pytest.mark.service
 def test_a_client_that_drips_does_not_delay_the_end(
     own_uri: str, predictor: Predictor, tmp_path: Path
 ) -> None:
@@ -169,6 +171,7 @@ def drip(connection: socket.socket) -> bytes:
     return received
 
 
+@pytest.mark.service
 def test_clients_that_leave_in_a_body_write_no_traceback(
     own_uri: str, predictor: Predictor, tmp_path: Path
 ) -> None:

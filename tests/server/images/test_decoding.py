@@ -156,6 +156,7 @@ def test_the_pixel_limit_is_checked_before_decoding(decoder: ProcessDecoder) -> 
         assert caught.value.reason == "too_large"
 
 
+@pytest.mark.slow
 def test_large_images_are_decoded_one_after_the_other() -> None:
     opened = ProcessDecoder(SETTINGS, max_pixels=MAX_PIXELS, timeout_s=30.0, processes=2)
     stream = io.BytesIO()
