@@ -61,6 +61,12 @@ def show_details(tab: Any) -> None:
     tab.keyboard.press("i")
 
 
+def open_why(tab: Any) -> None:
+    show_details(tab)
+    tab.get_by_role("button", name="Why?").click()
+    tab.wait_for_selector(".why .details")
+
+
 def show_confirmation(tab: Any) -> None:
     select(tab)
     tab.locator("#selection").get_by_role("button", name="Hide").click()
@@ -82,6 +88,7 @@ STATES: dict[str, tuple[str, Callable[[Any], None] | None]] = {
     ),
     "no hits": ("/?tag=no-such-tag", None),
     "item": ("/", open_item),
+    "why": ("/?q=circle", open_why),
     "details": ("/", show_details),
     "confirmation": ("/", show_confirmation),
     "failed upload": ("/", show_failed_upload),

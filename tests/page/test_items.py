@@ -391,3 +391,26 @@ def test_near_duplicates_are_compared_and_hidden(visit: Visit) -> None:
     expect(group).to_be_visible()
     tab.go_back()
     count(tab, 13)
+
+
+def test_an_image_is_explained_and_a_word_is_shown_in_it(visit: Visit) -> None:
+    tab = visit("/?q=red+circle")
+
+    def with_maps(route: Any) -> None:
+        answer = route.fetch()
+        why = answer.json()
+        for word in why["words"]:
+            word["map"] = [[0.1, 0.2], [0.3, 0.4]]
+        route.fulfill(response=answer, json=why)
+
+    tab.route("**/v1/explain", with_maps)
+    tab.locator(".tile-link").first.click()
+    tab.wait_for_selector("dialog.item[open]")
+    tab.keyboard.press("i")
+    tab.get_by_role("button", name="Why?").click()
+    rows = tab.locator(".why .details").first
+    expect(rows).to_contain_text("Image: red circle")
+    *parts, total = map(float, rows.locator("dd").all_inner_texts())
+    assert sum(parts) == pytest.approx(total, abs=0.003)
+    tab.get_by_role("button", name=re.compile(r"^red \S\d")).hover()
+    expect(tab.locator(".item-frame .why-map")).to_be_visible()

@@ -100,6 +100,7 @@ const itemPath = (id) => `v1/items/${encodeURIComponent(id)}`;
 export const api = {
   collections: () => call("GET", "v1/collections"),
   search: (body, signal) => call("POST", "v1/search", body, signal),
+  explain: (body) => call("POST", "v1/explain", body),
   facets: (body, signal) => call("POST", "v1/facets", body, signal),
   duplicates: (body, signal) => call("POST", "v1/duplicates", body, signal),
   item: (id, collection, signal) =>

@@ -6,6 +6,7 @@ import { h } from "./dom.js";
 import { TECHNICAL, titleOf, valueName } from "./filters.js";
 import { date, t } from "./language.js";
 import { rankOf } from "./tile.js";
+import { whyOf } from "./why.js";
 
 /** Kind of an item's date -> its name. */
 const DATES = { taken: "Taken", file: "File date", added: "Added" };
@@ -81,7 +82,7 @@ function detailsOf({ item }) {
 }
 
 /** Sections in their order: each is built from the view, or is null. */
-const SECTIONS = [captionsOf, tagsOf, peopleOf, detailsOf];
+const SECTIONS = [whyOf, captionsOf, tagsOf, peopleOf, detailsOf];
 
 /** Build the panel of a view, which has `item`, `store`, `writable()` and `change(changes)`. */
 export function buildPanel(view) {
