@@ -1,6 +1,7 @@
 """Everyday nouns over photos of ImageNet's classes, and what captions call these photos.
 
     python benchmarks/nouns.py everyday photos_cc_by_600.zip --start 0.5 --captions
+    python benchmarks/nouns.py everyday photos_cc_by_600.zip --marks
 
 A query is a noun among the 3,000 most frequent that is above 2 to 200 classes of the photos. A
 photo is right if its class is below the noun: in WordNet alone, by any sense, or in the table of
@@ -13,6 +14,10 @@ The zip has `meta.jsonl`, whose rows have `image`, `class_names` and `imagenet_c
 leaves out a part by the hash of `image`. `--captions` counts captions that name the class or a
 noun above it but "animal", and captions that name another class or noun, words of people excepted.
 A caption names the longest match at each place, in the singular or the plural.
+
+`--marks` takes the 40 nouns of the table with the most photos, at most 200, and marks the first 5
+right and the first 5 wrong photos among the first 20 of each. Precision is that of the next 10 of
+the unmarked photos, or of as many as are right.
 """
 
 import argparse
@@ -36,7 +41,8 @@ from coca.data.sources.factory import open_source
 from coca.data.sources.source import PartConfig
 from coca.data.sources.zip_archive import ZipConfig
 from coca.runtime.prompts import PROMPTS
-from coca.search.query.query_terms import embed_queries, singular
+from coca.search.query import query_terms as terms
+from coca.search.query.query_terms import Term, embed_queries, singular
 from coca.tasks.baselines import ClassifierConfig, EncoderClassifier
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -46,6 +52,7 @@ import word_vectors  # noqa: E402
 import wordnet  # noqa: E402
 
 FREQUENT, CLASSES, GERMAN, HITS = 3_000, range(2, 201), 60, 5
+NOUNS, MAX_PHOTOS, SHOWN, MARKS, NEXT = 40, 200, 20, 5, 10
 ANIMALS = frozenset(("animal", "creature", "beast", "fauna"))
 FAULTS = {
     "template": r"^(a|an|the) (photo|picture|image|drawing|icon)s? of\b",
@@ -90,6 +97,29 @@ def rates(scores: Float[ndarray, " N"], right: Bool[ndarray, " N"]) -> tuple[flo
     hits = right[np.argsort(-scores, kind="stable")]
     precisions = hits.cumsum() / np.arange(1, len(hits) + 1)
     return float(hits[: min(HITS, int(hits.sum()))].mean()), float(precisions[hits].mean())
+
+
+def marked(
+    query: Float[ndarray, " E"], vectors: Float[ndarray, "N E"], right: Bool[ndarray, " N"]
+) -> dict[str, float]:
+    """Compute the precision of the next unmarked photos by each use of the marks of a query."""
+    first = np.argsort(-vectors @ query, kind="stable")[:SHOWN]
+    marks = first[right[first]][:MARKS], first[~right[first]][:MARKS]
+    wanted, unwanted = ([Term(vector=vectors[row]) for row in rows] for rows in marks)
+    positive = [Term(vector=query), *wanted]
+    methods = {
+        "typed": positive[:1],
+        "mean of right": wanted or positive,
+        "marks": terms.weigh_examples(positive, unwanted),
+        "sum": [*positive, *(term.replace(weight=-1.0) for term in unwanted)],
+    }
+    others, figures = np.setdiff1d(np.arange(len(vectors)), np.concatenate(marks)), {}
+    for name, some in methods.items():
+        combined = terms.direction([it.vector[None] for it in some], [it.weight for it in some])
+        scores = vectors[others] @ combined[0]
+        hits = right[others][np.argsort(-scores, kind="stable")]
+        figures[name] = float(hits[: min(NEXT, int(hits.sum()))].mean())
+    return figures
 
 
 def with_interval(values: Float[ndarray, " Q"]) -> str:
@@ -147,7 +177,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
     encoder = from_dict(ClassifierConfig, recipe["tasks"][0]["classifier"], source="everyday.yaml")
     mass = EncoderClassifier(encoder, model).probabilities(images)
     names = embed_queries(model.embed_texts, [it.names[0] for it in words.classes]) @ vectors.T
-    present, rounds, rows = set(labels.tolist()), Rounds(), []
+    present, rounds, rows, marks = set(labels.tolist()), Rounds(), [], []
 
     def score(title: str, method: str, truth: Below, asked: list[str], scores: Any) -> None:
         right = [np.isin(labels, list(truth[word])) for word in asked]
@@ -177,6 +207,18 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         typed = embed_queries(model.embed_texts, [words.german[word][0] for word in german])
         score(title, "typed in German", truth, german, typed @ vectors.T)
     sections = [table(["right by", "ranked by", "nouns", "P@5", "mAP"], rows)]
+    if arguments.marks:
+        sets = {word: np.isin(labels, list(below)) for word, below in words.own.items()}
+        few = {right.tobytes(): word for word, right in sets.items() if right.sum() <= MAX_PHOTOS}
+        asked = sorted(few.values(), key=lambda word: (-sets[word].sum(), word))[:NOUNS]
+        typed = embed_queries(model.embed_texts, asked)
+        found = [marked(query, vectors, sets[it]) for it, query in zip(asked, typed, strict=True)]
+        for method in found[0]:
+            values = np.array([one[method] for one in found])
+            less = values - [one["mean of right"] for one in found]
+            rounds[f"marks, {method}"] = [{"P@10": float(values.mean())}]
+            marks.append([method, with_interval(values), with_interval(less)])
+        sections.append(table(["query", "P@10", "less mean of right"], marks))
     if arguments.captions:
         texts = [caption.text for caption in model.caption(images)]
         rounds["captions"] = [caption_figures(texts, labels.tolist(), words)]
@@ -192,6 +234,7 @@ if __name__ == "__main__":
     options.add_argument("model", nargs="?", default="everyday", help="model (default everyday)")
     options.add_argument("photos", nargs="?", help="zip of photos with their classes")
     options.add_argument("--start", type=float, default=0.0, help="fraction left out (default 0)")
+    options.add_argument("--marks", action="store_true", help="score marked queries as well")
     options.add_argument("--captions", action="store_true", help="score generated captions as well")
     vectors = "runs/everyday-data/english_vectors.safetensors"
     options.add_argument("--vectors", default=vectors, help="words by frequency (%(default)s)")

@@ -80,6 +80,13 @@ def show_failed_upload(tab: Any) -> None:
     tab.wait_for_selector(".upload-failed")
 
 
+def show_searches(tab: Any) -> None:
+    body = {"text": "circle", "link": "?q=circle"}
+    tab.request.put(f"{tab.evaluate('location.origin')}/v1/searches/circles", data=body)
+    tab.get_by_role("button", name="Saved searches").click()
+    tab.wait_for_selector(".saved-search")
+
+
 STATES: dict[str, tuple[str, Callable[[Any], None] | None]] = {
     "all images": ("/", None),
     "query with chips": (
@@ -97,6 +104,7 @@ STATES: dict[str, tuple[str, Callable[[Any], None] | None]] = {
     "selection": ("/", select),
     "filters": ("/", show_filters),
     "keys": ("/", show_keys),
+    "saved searches": ("/", show_searches),
     "near-duplicates": ("/?view=duplicates", None),
 }
 

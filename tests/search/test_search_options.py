@@ -11,10 +11,6 @@ def test_a_search_by_vectors_has_no_options_of_queries() -> None:
     assert query.page(offset=2, limit=5) == SearchOptions(limit=5, offset=2, filter="width > 1")
 
 
-def test_each_option_has_a_docstring() -> None:
-    assert all(field.description for field in QueryOptions.model_fields.values())
-
-
 def test_a_ranking_is_of_hybrid_searches() -> None:
     message = r"a ranking \(captions all\) is of hybrid searches, got hybrid false"
     with pytest.raises(ArgumentError, match=message):

@@ -512,3 +512,26 @@ def test_searches_find_what_the_oracle_finds(
     hits = filled.collection.ranked(direction(text), text, ranking, everything)
     bm25 = {hit.id: hit.bm25 for hit in hits if hit.bm25}
     oracle.check_ranked(filled, asked, text, ranking, bm25, shares=has_words(filled.collection))
+
+
+# Saved searches.
+
+
+def test_saved_searches_stay_with_the_name_of_a_collection(
+    store: Store, name: str, fresh: str
+) -> None:
+    staged = f"{fresh}_staged"
+    first = create(store, name)
+    assert first.saved_searches() == {}
+    first.save_search("ships at sea", '{"text": "ship"}')
+    for text in ("tree", "big trees"):
+        first.save_search("Bäume", text)
+    for text in ("any", ""):
+        first.save_search("gone", text)
+    expected = {"Bäume": "big trees", "ships at sea": '{"text": "ship"}'}
+    assert store.open(name).saved_searches() == expected
+    assert create(store, staged, "model-two").saved_searches() == {}
+    store.promote(staged, name)
+    assert store.open(name).saved_searches() == expected
+    store.drop(name)
+    assert create(store, name).saved_searches() == {}

@@ -125,7 +125,7 @@ class QueryOptions(SearchOptions):
 
     hybrid: bool | None = None
     """Whether captions and their words count for the ranking: all captions if true, none if false.
-    Default: the captions that people gave, if the query consists of texts."""
+    Default: the captions that people gave, if the query has a text."""
     ranking: Ranking | None = None
     """Weights of the ranking, which imply `hybrid`. Default: `Ranking()`."""
     rerank: Annotated[int, Field(ge=0, le=MAX_RESULTS)] = 0

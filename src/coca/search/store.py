@@ -128,6 +128,14 @@ class Collection(Protocol):
         """
         ...
 
+    def saved_searches(self) -> dict[str, str]:
+        """Read the saved searches by name, as `coca.search.mining.saved_searches` writes them."""
+        ...
+
+    def save_search(self, name: str, search: str) -> None:
+        """Store a saved search under a name; an empty one removes it."""
+        ...
+
     def changes(self, since: int = -1) -> Changes:
         """Return the current version, and what was written since another version."""
         ...
@@ -195,7 +203,8 @@ class Store(Protocol):
     def promote(self, staged: str, collection: str, *, version: int | None = None) -> bool:
         """Let the collection `staged` take the name `collection`, whose former records are dropped.
 
-        Searches by the name find the former records or the new ones, never none.
+        Searches by the name find the former records or the new ones, never none. The saved searches
+        of the name stay.
 
         Args:
             staged: Collection with the new records.

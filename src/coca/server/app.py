@@ -31,7 +31,7 @@ from coca.server.middleware import (
     SameOriginWrites,
 )
 from coca.server.page_files import PAGE, PageFiles
-from coca.server.routes import generation, items, mining, operations, search
+from coca.server.routes import generation, items, mining, operations, saved_searches, search
 from coca.server.routes.search import capabilities_of
 from coca.server.service import Service
 from coca.server.settings import ServerSettings
@@ -97,7 +97,7 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
     app.add_middleware(ResponseHeaders, headers=_HEADERS)
     app.state.metrics = RequestMetrics(by_key=service.keys.are_needed)
     app.add_middleware(MeasureRequests, metrics=app.state.metrics)
-    parts = [operations, search, items, generation, mining]
+    parts = [operations, search, saved_searches, items, generation, mining]
     for part in parts:
         app.include_router(part.router)
     routers = [part.router for part in parts]

@@ -35,10 +35,12 @@ def order_by_hand(embedder: Any, direction: Any, hidden: set[str]) -> list[str]:
     return [id for id in sorted(scores, key=lambda id: -scores[id]) if id not in hidden]
 
 
-def test_likes_less_half_of_dislikes_is_the_direction(engine: SearchEngine, embedder: Any) -> None:
+def test_likes_less_a_quarter_of_dislikes_is_the_direction(
+    engine: SearchEngine, embedder: Any
+) -> None:
     v = {name: embedder.direction(name.encode()) for name in ("3", "5", "9", "sea")}
     found = recommend(engine, ["3", "5"], negative=["9"], limit=37, diversity=0.0)
-    by_hand = order_by_hand(embedder, (v["3"] + v["5"]) / 2 - 0.5 * v["9"], {"3", "5", "9"})
+    by_hand = order_by_hand(embedder, (v["3"] + v["5"]) / 2 - 0.25 * v["9"], {"3", "5", "9"})
     assert [hit.id for hit in found] == by_hand
     # Across modalities: a text with three times the weight of an image of the collection.
     mixed = recommend(engine, ["3", Term(text="sea", weight=3.0)], limit=39, diversity=0.0)
@@ -98,11 +100,6 @@ def test_captions_can_be_recommended_by(engine: SearchEngine, embedder: Any) -> 
     by_hand = sorted(set(vectors) - {"3"}, key=lambda id: -float(vectors[id] @ vectors["3"]))
     found = recommend(engine, ["3"], limit=5, on="text", diversity=0.0)
     assert [hit.id for hit in found] == by_hand[:5]
-
-
-def test_many_different_ones_may_be_asked_for(engine: SearchEngine) -> None:
-    many = recommend(engine, ["3"], limit=1_700, diversity=0.5)
-    assert {hit.id for hit in many} == {f"{n}" for n in range(40)} - {"3"}
 
 
 def test_what_is_removed_in_the_middle_of_it_is_left_out(

@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,6 @@ def engine(
     return SearchEngine(embedder, collection)
 
 
-def test_images_and_vectors_search_as_texts_do(engine: SearchEngine, embedder: Any) -> None:
-    by_words = engine.search("17", hybrid=False)
-    assert engine.search(image=b"17") == by_words
-    assert engine.search(vector=embedder.direction(b"17")) == by_words
-
-
 def test_many_searches_at_once_answer_as_one_by_one(engine: SearchEngine) -> None:
     texts = ["1", "2", "house"]
     for text, hits in zip(texts, engine.search_batch(texts=texts, limit=4), strict=True):
@@ -34,18 +27,6 @@ def test_many_searches_at_once_answer_as_one_by_one(engine: SearchEngine) -> Non
         assert [hit.id for hit in hits] == [hit.id for hit in alone]
         # Sums of 16 products in another order.
         assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in alone], abs=1e-6)
-
-
-def test_similar_images_leave_out_the_image_itself_and_its_copies(
-    engine: SearchEngine, make_record: Callable[..., Record]
-) -> None:
-    twins = [make_record("8", content="one", metadata={"n": 8}), make_record("8 copy")]
-    engine.collection.upsert([twins[0], replace(twins[1], vector=twins[0].vector, content="one")])
-    everything = [hit for hit in engine.search("8", limit=40, hybrid=False) if hit.content != "one"]
-    assert engine.similar("8", limit=5) == everything[:5]
-    assert engine.similar("8", limit=5, offset=5) == everything[5:10]
-    filtered = engine.similar("8", limit=5, filter='metadata["n"] >= 20')
-    assert filtered == [hit for hit in everything if hit.metadata["n"] >= 20][:5]
 
 
 def test_another_model_is_refused_before_the_first_search(
@@ -71,7 +52,6 @@ def test_another_model_is_refused_before_the_first_search(
             SearchError,
             "the same number of each",
         ),
-        (lambda it: it.similar("absent"), SearchError, "no record 'absent'"),
         (lambda it: it.explain("absent", "1"), SearchError, "no record 'absent'"),
         (lambda it: it.search("3", limit=16_380, offset=10), SearchError, "at most 16,384"),
     ],

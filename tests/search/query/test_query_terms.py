@@ -88,14 +88,6 @@ def test_emoji_are_searched_by_name(typed: str, searched: str) -> None:
     assert name_emoji(typed) == searched
 
 
-@given(st.text())
-def test_a_text_without_emoji_is_not_changed(text: str) -> None:
-    named = name_emoji(text)
-    assert name_emoji(named) == named
-    if text.isascii():
-        assert named == text
-
-
 @given(st.lists(st.text(alphabet="adogs \n.", max_size=12), min_size=1, max_size=5))
 def test_vectors_have_length_1_and_do_not_depend_on_the_other_queries(queries: list[str]) -> None:
     found = embed_queries(embedded, queries)

@@ -244,6 +244,17 @@ class MilvusCollection:
         self._version += 1
         self._known_since, self._count = self._version, None
 
+    def saved_searches(self) -> dict[str, str]:
+        """Read the saved searches by name."""
+        return self._read(
+            lambda rows: schema.saved_searches(self._connection, rows.layout.own_name)
+        )
+
+    def save_search(self, name: str, search: str) -> None:
+        """Store a saved search under a name; an empty one removes it."""
+        key = schema.SEARCH + name
+        self._read(lambda rows: schema.keep_property(self._connection, rows.layout, key, search))
+
     def changes(self, since: int = -1) -> Changes:
         """Return the current version, and the ids that this client wrote since another version.
 

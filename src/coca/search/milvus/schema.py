@@ -88,6 +88,8 @@ class Layout:
 _FINGERPRINT, _MODEL = "coca.fingerprint", "coca.model"
 _INDEX, _REPLICAS, _CONSISTENCY = "coca.index", "coca.replicas", "coca.consistency"
 _LAYOUT, _NEWEST = "coca.layout", "4"
+SEARCH = "coca.search."
+"""Beginning of the names of properties that are saved searches."""
 _LOAD_S = 3_600.0
 """Minimum timeout of loading a collection, in seconds."""
 
@@ -248,6 +250,16 @@ def keep_property(connection: Connection, layout: Layout, name: str, value: str)
     """Store a property of a collection; "" removes it."""
     properties = {name: value}
     connection.call("alter_collection_properties", layout.own_name, properties=properties)
+
+
+def saved_searches(connection: Connection, collection: str) -> dict[str, str]:
+    """Read the saved searches of a collection by name, sorted."""
+    properties = connection.call("describe_collection", collection)["properties"]
+    return {
+        key.removeprefix(SEARCH): search
+        for key, search in sorted(properties.items())
+        if key.startswith(SEARCH) and search
+    }
 
 
 def change_index(

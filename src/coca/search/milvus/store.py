@@ -138,6 +138,10 @@ class MilvusStore(Store):
         self._connection.call(
             "query", taking, output_fields=["count(*)"], consistency_level="Strong"
         )
+        if former:
+            layout = schema.describe_collection(self._connection, taking)[1]
+            for name, search in schema.saved_searches(self._connection, former).items():
+                schema.keep_property(self._connection, layout, schema.SEARCH + name, search)
         # Before the other call, so that no collection ever has two names.
         self._drop_aliases(taking)
         self._connection.call("alter_alias" if former else "create_alias", taking, collection)

@@ -1,6 +1,7 @@
 """Content-based recommendation by positive and negative examples, with MMR diversity."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection as Ids
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +11,14 @@ import numpy as np
 from jaxtyping import Float32
 
 from coca.core.errors import ArgumentError, SearchError
+from coca.search.filters import where
 from coca.search.mining.selection import mmr
 from coca.search.query.engine import SearchEngine
-from coca.search.query.query_terms import Term
-from coca.search.records import Hit, Record, content_id
+from coca.search.query.query_terms import Term, weigh_examples
+from coca.search.records import CONTENT, ID, Hit, Record, content_id
 from coca.search.search_options import MAX_RESULTS, QueryOptions, RecommendOptions, Side
+from coca.search.store import Collection
 
-_NEGATIVE_WEIGHT = -0.5
-"""Total weight of the negative examples, against 1 for the positive: they adjust the direction."""
 _POOL = 10
 """Candidates for each result, from which MMR selects."""
 
@@ -27,7 +28,7 @@ def recommend(
     positive: Sequence[str | Term],
     *,
     negative: Sequence[str | Term] = (),
-    seen: Collection[str] = (),
+    seen: Ids[str] = (),
     **options: Any,
 ) -> list[Hit]:
     """Recommend unseen records that are similar to some examples and dissimilar to others.
@@ -53,10 +54,10 @@ def recommend(
     wanted = RecommendOptions(**options)
     wanted.check_page(MAX_RESULTS)
     limit, diversity, on = wanted.offset + wanted.limit, wanted.diversity, wanted.on
-    terms = [
-        *_weigh(engine, positive, 1.0, on),
-        *(_weigh(engine, negative, _NEGATIVE_WEIGHT, on) if negative else ()),
-    ]
+    collection = engine.collection
+    terms = weigh_examples(
+        example_terms(collection, positive, on), example_terms(collection, negative, on)
+    )
     examples = (*positive, *negative)
     known = {*seen, *(example for example in examples if isinstance(example, str))}
     own = set(_images_of(examples))
@@ -103,6 +104,11 @@ def _images_of(examples: Iterable[str | Term]) -> Iterator[str]:
                 yield content_id(Path(example.image).read_bytes())
 
 
+def others_than(record: Record) -> str:
+    """Build the filter of all records but one and the copies of its image."""
+    return where(CONTENT, "!=", record.content) if record.content else where(ID, "!=", record.id)
+
+
 def vector_on(record: Record, on: Side) -> Float32[np.ndarray, " E"]:
     """Return the vector of a record on one side."""
     if on == "image":
@@ -112,20 +118,19 @@ def vector_on(record: Record, on: Side) -> Float32[np.ndarray, " E"]:
     return record.text_vector
 
 
-def _weigh(
-    engine: SearchEngine, given: Sequence[str | Term], weight: float, on: Side
+def example_terms(
+    collection: Collection, examples: Sequence[str | Term], on: Side = "image"
 ) -> list[Term]:
-    """Convert examples to terms whose weights sum to `weight`; ids become vectors."""
-    ids = [one for one in given if isinstance(one, str)]
-    records = engine.collection.get(ids) if ids else {}
-    if missing := [id for id in ids if id not in records]:
-        raise SearchError(
-            f"there is no record {missing[0]!r} in {engine.collection.info.collection!r}"
-        )
-    terms = [
-        Term(vector=vector_on(records[one], on)) if isinstance(one, str) else one for one in given
-    ]
-    if negative := [term for term in terms if term.weight < 0]:
-        raise ArgumentError(f"a weight of an example must be above 0, got {negative[0].weight:g}")
-    total = sum(term.weight for term in terms)
-    return [term.replace(weight=weight * term.weight / total) for term in terms]
+    """Convert examples to terms: an id becomes the vector of its record."""
+    records = collection.get([one for one in examples if isinstance(one, str)])
+    terms = []
+    for one in examples:
+        if isinstance(one, Term):
+            if one.weight < 0:
+                raise ArgumentError(f"a weight of an example must be above 0, got {one.weight:g}")
+            terms.append(one)
+        elif one in records:
+            terms.append(Term(vector=vector_on(records[one], on)))
+        else:
+            raise SearchError(f"there is no record {one!r} in {collection.info.collection!r}")
+    return terms

@@ -235,6 +235,26 @@ def typed_terms(text: str, weight: float = 1.0) -> list[Term]:
     return [Term(text=parts[0], weight=weight), *negative]
 
 
+EXAMPLES_WEIGHT = -0.25
+"""Total weight of unwanted examples, against 1 of the wanted ones. Of the next ten photos after
+five marks of each kind, 0.61, 0.45 and 0.77 are right on three sets; 0.60, 0.42 and 0.77 with -0.5;
+0.50, 0.28 and 0.63 with a weight of 1 for each example, as unwanted ones then turn the sum."""
+
+
+def weigh_examples(positive: Sequence[Term], negative: Sequence[Term]) -> list[Term]:
+    """Scale terms so that the query is the mean of the wanted less a part of that of the unwanted.
+
+    Args:
+        positive: Wanted texts, images and vectors, with what their typed texts do not want.
+        negative: Unwanted ones, with weights above 0.
+    """
+    terms = []
+    for some, weight in ((positive, 1.0), (negative, EXAMPLES_WEIGHT)):
+        total = sum(term.weight for term in some if term.weight > 0)
+        terms += [term.replace(weight=weight * term.weight / total) for term in some]
+    return terms
+
+
 def _without_links(words: Sequence[str]) -> list[str]:
     """Remove words of `_LINKS` from the end."""
     kept = [row for row, word in enumerate(words) if word.casefold().strip(",;") not in _LINKS]

@@ -234,6 +234,16 @@ class SqliteCollection:
             for row, image, caption, bm25, share in zip(rows, *columns, strict=True)
         ]
 
+    def saved_searches(self) -> dict[str, str]:
+        """Read the saved searches by name."""
+        with self._reading() as (connection, _):
+            return tables.read_searches(connection, self._name)
+
+    def save_search(self, name: str, search: str) -> None:
+        """Store a saved search under a name; an empty one removes it."""
+        with self._writing() as (connection, _):
+            tables.write_search(connection, self._name, name, search)
+
     def changes(self, since: int = -1) -> Changes:
         """Return the current version, and the ids that were written since another version."""
         with self._reading() as (connection, state):

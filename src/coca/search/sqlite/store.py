@@ -11,7 +11,7 @@ from coca.search.sqlite.collection import SqliteCollection
 from coca.search.sqlite.database import Database
 from coca.search.store import Store, check_characters, missing_collection
 
-_TABLES = frozenset(("collections", "writes"))
+_TABLES = frozenset(("collections", "writes", tables.SEARCHES))
 _ENDS = (*tables.SUFFIXES, *(f"_by_{column}" for column in tables.INDEXED))
 """Ends of the names of tables and indexes of a collection."""
 
@@ -80,6 +80,8 @@ class SqliteStore(Store):
         with self._database.writing() as connection:
             self._existing(connection, collection)
             tables.drop(connection, collection)
+            for name in tables.read_searches(connection, collection):
+                tables.write_search(connection, collection, name, "")
 
     def promote(self, staged: str, collection: str, *, version: int | None = None) -> bool:
         """Let the collection `staged` take the name `collection`, in one transaction."""

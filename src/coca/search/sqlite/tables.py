@@ -3,7 +3,8 @@
 A collection NAME has the table NAME with one row a record, NAME_vectors with their vectors as
 little-endian float32 and their perceptual hashes, and NAME_deleted with the ids of deleted records,
 and their rows until others use them. NAME_blocks and NAME_words are derived from these, in the same
-transaction: codes for the scan (`blocks`) and words (`postings`).
+transaction: codes for the scan (`blocks`) and words (`postings`). The table `saved_searches`, which
+the first saved search of a file makes, has those of all collections.
 """
 
 import json
@@ -36,6 +37,7 @@ SUFFIXES = ("_vectors", "_blocks", "_words", "_deleted")
 """Ends of the names of tables, which no collection has."""
 INDEXED = ("content", "path", "time", "seq")
 """Columns with an index."""
+SEARCHES = "saved_searches"
 
 _CREATE = """
 CREATE TABLE "{name}" (
@@ -141,6 +143,29 @@ def promote(connection: sqlite3.Connection, staged: str, name: str) -> None:
         "UPDATE collections SET name = ?, seq = ?, full_before = ? WHERE name = ?",
         (name, seq, seq, staged),
     )
+
+
+def read_searches(connection: sqlite3.Connection, collection: str) -> dict[str, str]:
+    """Read the saved searches of a collection by name, sorted."""
+    known = "SELECT 1 FROM sqlite_master WHERE name = ?"
+    if not connection.execute(known, (SEARCHES,)).fetchone():
+        return {}
+    sql = f"SELECT name, search FROM {SEARCHES} WHERE collection = ? ORDER BY name"
+    return dict(connection.execute(sql, (collection,)).fetchall())
+
+
+def write_search(connection: sqlite3.Connection, collection: str, name: str, search: str) -> None:
+    """Write a saved search of a collection; an empty one removes it."""
+    connection.execute(
+        f"CREATE TABLE IF NOT EXISTS {SEARCHES} (collection TEXT NOT NULL, name TEXT NOT NULL, "
+        "search TEXT NOT NULL, PRIMARY KEY (collection, name))"
+    )
+    if search:
+        sql = f"INSERT OR REPLACE INTO {SEARCHES} (collection, name, search) VALUES (?, ?, ?)"
+        connection.execute(sql, (collection, name, search))
+    else:
+        sql = f"DELETE FROM {SEARCHES} WHERE collection = ? AND name = ?"
+        connection.execute(sql, (collection, name))
 
 
 def rewrite_words(connection: sqlite3.Connection, name: str) -> None:

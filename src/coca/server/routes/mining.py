@@ -13,10 +13,8 @@ from coca.core.files.local_files import size_in_etag
 from coca.search.mining.duplicates import Kind, near_duplicates
 from coca.search.mining.images import read_images
 from coca.search.mining.recommend import recommend as find_recommended
-from coca.search.mining.recommend import vector_on
-from coca.search.query.query_terms import Term
 from coca.search.records import METADATA
-from coca.search.search_options import RecommendOptions, Side
+from coca.search.search_options import RecommendOptions
 from coca.server.bodies import (
     MAX_EXAMPLES,
     MAX_LIMIT,
@@ -33,7 +31,7 @@ from coca.server.bodies import (
 from coca.server.collections.catalog import Entry
 from coca.server.routes.items import NAME, Item, fields_of
 from coca.server.routes.search import SearchResponse, examples, filter_of, hit_of, listed_entries
-from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
+from coca.server.routes.tenants import CurrentTenant, KeyedRoute
 
 # Bodies of `/v1/recommend`, `/v1/duplicates` and `/v1/facets`.
 
@@ -189,8 +187,8 @@ def recommend(body: RecommendRequest, tenant: CurrentTenant) -> SearchResponse:
     )
     hits = find_recommended(
         collection.engine,
-        _examples(tenant, body.positive, body.collection, options.on),
-        negative=_examples(tenant, body.negative, body.collection, options.on),
+        examples(tenant, body.positive, body.collection, options.on),
+        negative=examples(tenant, body.negative, body.collection, options.on),
         seen={*body.seen, *items},
         **dict(options.replace(filter=filter_of(tenant, body))),
     )
@@ -244,15 +242,3 @@ def facets(body: FacetsRequest, tenant: CurrentTenant) -> FacetsResponse:
         total=len(items),
         facets=count_facets(items, body.fields, body.limit),
     )
-
-
-def _examples(tenant: Tenant, given: list[Example], collection: str | None, on: Side) -> list[Term]:
-    """Build a term for each example: of an item its vector on the side that is searched."""
-    found: list[Term] = []
-    for one in given:
-        if one.id is not None:
-            vector = vector_on(tenant.collection(collection).record(one.id), on)
-            found.append(Term(vector=vector, weight=one.weight))
-        else:
-            found += examples(tenant, [one], collection, sign=1)
-    return found

@@ -13,12 +13,13 @@ from coca.core.errors import ArgumentError
 from coca.runtime.base_predictor import BasePredictor
 from coca.search.filter_language import columns_in, parse
 from coca.search.filters import all_of, any_of, has_all_tags, has_any_tag, where
+from coca.search.mining.recommend import others_than, vector_on
 from coca.search.photo_filter import find_period, parse_period
 from coca.search.query.explanation import Explanation
-from coca.search.query.query_terms import Term, typed_terms
-from coca.search.records import CONTENT, ID, METADATA, PATH, Record
+from coca.search.query.query_terms import Term, typed_terms, weigh_examples
+from coca.search.records import METADATA, PATH
 from coca.search.records import Hit as FoundHit
-from coca.search.search_options import PhotoFilter, QueryOptions, Ranking
+from coca.search.search_options import PhotoFilter, QueryOptions, Ranking, Side
 from coca.server.bodies import (
     MAX_EXAMPLES,
     MAX_RANKED,
@@ -91,7 +92,9 @@ class CollectionList(Body):
 class SearchRequest(Scope, ImageReference):
     """A query by text, image, item or examples; without any, all items, newest first.
 
-    A query finds each image once; a list without a query has all items, copies included.
+    The query is the mean of `text`, `image` and `positive` less a quarter of that of `negative`,
+    whose items are left out. A query finds each image once; a list without a query has all items,
+    copies included.
     """
 
     days: bool = False
@@ -220,7 +223,7 @@ class Found:
 def run_search(tenant: Tenant, request: SearchRequest, options: ServedOptions) -> Found:
     """Find the hits of a request."""
     collection = tenant.collection(request.collection)
-    if not (terms := terms_of(tenant, request)):
+    if not (terms := terms_of(tenant, request, options.on)):
         _check_list(request, options)
         entries = listed_entries(tenant, request, hidden=request.hidden)
         if options.group_by == "album":
@@ -247,14 +250,11 @@ def _checked_query(
         )
     images = options.rerank + sum(term.image is not None for term in terms)
     tenant.charge(texts=sum(term.text is not None for term in terms), images=images)
+    # An unwanted item is not found again, nor is the item whose neighbours are searched.
     record = tenant.collection(request.collection).record
-    itself = [] if request.id is None else [_others(record(request.id))]
-    return options.replace(filter=filter_of(tenant, request, *itself))
-
-
-def _others(record: Record) -> str:
-    """Build the filter of all items but one and the copies of its image."""
-    return where(CONTENT, "!=", record.content) if record.content else where(ID, "!=", record.id)
+    left_out = [request.id, *(example.id for example in request.negative)]
+    others = [others_than(record(id)) for id in left_out if id is not None]
+    return options.replace(filter=filter_of(tenant, request, *others))
 
 
 def _check_list(request: SearchRequest, options: ServedOptions) -> None:
@@ -268,36 +268,30 @@ def _check_list(request: SearchRequest, options: ServedOptions) -> None:
         )
 
 
-def terms_of(tenant: Tenant, request: SearchRequest) -> list[Term]:
+def terms_of(tenant: Tenant, request: SearchRequest, on: Side) -> list[Term]:
     """Build the terms of a query; none for a request that lists all items."""
-    name = request.collection
-    return [
-        *([] if request.text is None else typed_terms(request.text, request.weight)),
-        *([_image_term(tenant, request, name, 1.0)] if request.image or request.id else []),
-        *examples(tenant, request.positive, name, sign=1),
-        *examples(tenant, request.negative, name, sign=-1),
-    ]
+    positive = [] if request.text is None else typed_terms(request.text, request.weight)
+    if request.image or request.id:
+        image = Example(image=request.image, id=request.id)
+        positive += examples(tenant, [image], request.collection)
+    positive += examples(tenant, request.positive, request.collection, on)
+    return weigh_examples(positive, examples(tenant, request.negative, request.collection, on))
 
 
 def examples(
-    tenant: Tenant, given: Iterable[Example], collection: str | None, *, sign: int
+    tenant: Tenant, given: Iterable[Example], collection: str | None, on: Side = "image"
 ) -> list[Term]:
-    """Build a term for each example."""
-    return [
-        Term(text=example.text, weight=sign * example.weight)
-        if example.text is not None
-        else _image_term(tenant, example, collection, sign * example.weight)
-        for example in given
-    ]
-
-
-def _image_term(
-    tenant: Tenant, reference: ImageReference, collection: str | None, weight: float
-) -> Term:
-    if reference.id is not None:
-        record = tenant.collection(collection).record(reference.id)
-        return Term(vector=record.vector, weight=weight)
-    return Term(image=tenant.image(reference, collection), weight=weight)
+    """Build a term for each example: of an item its vector on the side that is searched."""
+    terms = []
+    for one in given:
+        if one.text is not None:
+            terms.append(Term(text=one.text, weight=one.weight))
+        elif one.id is not None:
+            vector = vector_on(tenant.collection(collection).record(one.id), on)
+            terms.append(Term(vector=vector, weight=one.weight))
+        else:
+            terms.append(Term(image=tenant.image(one, collection), weight=one.weight))
+    return terms
 
 
 def _condition(one: Condition) -> str:
@@ -353,10 +347,10 @@ def search(body: SearchRequest, tenant: CurrentTenant) -> SearchResponse:
 def explain(body: ExplainRequest, tenant: CurrentTenant) -> Explanation:
     """Explain the place of an item among the hits of a query, or why it is not among them."""
     collection = tenant.collection(body.collection)
-    id = collection.record(body.item).id
-    if not (terms := terms_of(tenant, body)):
+    id, options = collection.record(body.item).id, options_of(body)
+    if not (terms := terms_of(tenant, body, options.on)):
         raise ArgumentError("an explanation needs a query: text, image, id, positive or negative")
-    query = _checked_query(tenant, body, options_of(body), terms)
+    query = _checked_query(tenant, body, options, terms)
     tenant.charge(images=1, captions=1)
     found = collection.engine.explain(id, terms, **dict(query))
     return found if tenant.service.settings.show_paths else replace(found, path="")

@@ -95,6 +95,7 @@ async function call(method, path, body, signal) {
 }
 
 const named = (collection) => (collection ? `?collection=${encodeURIComponent(collection)}` : "");
+const searchPath = (name) => `v1/searches/${encodeURIComponent(name)}`;
 const itemPath = (id) => `v1/items/${encodeURIComponent(id)}`;
 
 export const api = {
@@ -103,6 +104,9 @@ export const api = {
   explain: (body) => call("POST", "v1/explain", body),
   facets: (body, signal) => call("POST", "v1/facets", body, signal),
   duplicates: (body, signal) => call("POST", "v1/duplicates", body, signal),
+  searches: (collection) => call("GET", "v1/searches" + named(collection)),
+  saveSearch: (name, body) => call("PUT", searchPath(name), body),
+  deleteSearch: (name, collection) => send(searchPath(name) + named(collection), { method: "DELETE" }),
   item: (id, collection, signal) =>
     call("GET", itemPath(id) + named(collection), undefined, signal),
   add: (body, signal) => call("POST", "v1/items", body, signal),

@@ -14,6 +14,7 @@ import { faultOf, hideMessage, queryName, showMessage, showNoItems, showNote } f
 import { announce, report } from "./notices.js";
 import { rowHeight, sizeControl, themeButton } from "./preferences.js";
 import { SearchField } from "./search_field.js";
+import { canSave, saveSearch, showSearches } from "./searches.js";
 import { Selection } from "./selection.js";
 import { Store, emptyState, hasQuery, itself, queryOf, resultOf, scopeOf, toQuery } from "./state.js";
 import { Suggestions } from "./suggestions.js";
@@ -188,6 +189,7 @@ function drawResultTools() {
     const left = state.text.split(/\s+/).join(" ").replace(name, "").trim().replace(/\s*\b(in|from|during|of|im|am|aus|von)$/i, "");
     tools.push(button(t("Only {period}", { period: name }), "clock", () => field.choose({ text: left, from, to }), { text: true, class: "chip-add" }));
   }
+  if (writable() && canSave(state)) tools.push(button(t("Save this search"), "saved", () => saveSearch(state), { class: "chip-add" }));
   $("#result-tools").replaceChildren(...tools);
 }
 
@@ -228,6 +230,7 @@ async function describeCollections() {
   service = await api.collections();
   bar.draw();
   drawTools();
+  drawResultTools();
 }
 
 function drawTools() {
@@ -242,6 +245,7 @@ function drawTools() {
   $("#tools").replaceChildren(
     ...(collections.length > 1 ? [select] : []),
     ...(writable() ? [button(t("Add images"), "upload", openUploads)] : []),
+    button(t("Saved searches"), "saved", () => showSearches(store, writable())),
     button(t("Near-duplicates"), "duplicates", () => store.set({ view: "duplicates", item: "" })),
     ...(writable()
       ? [button(t("Hidden images"), "hide", () => store.set({ ...emptyState(), collection, hidden: true }))]
