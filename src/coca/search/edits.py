@@ -1,7 +1,7 @@
 """Edits of records by people: they win over generated and indexed values, and can be undone.
 
-The origin of a record has one entry for each edited field, `caption`, `tags` or `metadata.KEY`. It
-keeps the value `before` the edit; whether a model wrote it, `generated`; and the value that the
+The origin of a record has an entry of each edited field: `caption`, `tags`, `time`, `metadata.KEY`.
+It keeps the value `before` the edit; whether a model wrote it, `generated`; and the value that the
 source of the image gave last, `given`, where that is another. Only a value that people change in
 the source later, such as a caption in an XMP file, replaces an edit. The tag of favourites is not
 part of an edit.
@@ -15,13 +15,13 @@ import numpy as np
 from jaxtyping import Float32
 
 from coca.core.errors import ArgumentError
-from coca.search.records import CAPTION, FAVOURITE, METADATA, TAGS, Origin, Record
+from coca.search.records import CAPTION, FAVOURITE, METADATA, TAGS, TIME, Origin, Record
 from coca.search.store import Collection
 
 EmbedTexts = Callable[[Sequence[str]], Float32[np.ndarray, "N E"]]
 
 _METADATA = f"{METADATA}."
-_CHANGED = (CAPTION, TAGS, METADATA, "time", "hidden", "origin")
+_CHANGED = (CAPTION, TAGS, METADATA, TIME, "hidden", "origin")
 """Fields that `write_changes` compares; the vector follows the caption."""
 
 
@@ -30,6 +30,7 @@ def edited(
     *,
     caption: str | None = None,
     tags: Iterable[str] | None = None,
+    time: int | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Record:
     """Edit a record; the vector of another caption is missing, see `write_changes`.
@@ -38,16 +39,21 @@ def edited(
         record: The record.
         caption: Caption; that of a model, unchanged, confirms it. None: unchanged.
         tags: All tags. None: unchanged.
+        time: Time of capture, in local seconds since 1970. None: unchanged.
         metadata: Values of some keys; None removes a key.
     """
-    origin, values = record.origin, {} if caption is None else {CAPTION: caption}
-    wanted: dict[str, Any] = values | ({} if tags is None else {TAGS: [*dict.fromkeys(tags)]})
+    origin = record.origin
+    values = {CAPTION: caption, TAGS: None if tags is None else [*dict.fromkeys(tags)], TIME: time}
+    wanted: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
     wanted |= {_METADATA + key: value for key, value in (metadata or {}).items()}
     edits = dict(origin.edits)
     for field, value in wanted.items():
         before = _value(record, field)
         if field == CAPTION and origin.captioned:
             edits.setdefault(field, {"before": before, "given": "", "generated": True})
+        elif field == TIME:
+            edits.setdefault(field, {"before": before, "dated": origin.dated})
+            origin = replace(origin, dated="")
         elif before != _plain(field, value):
             edits.setdefault(field, {"before": before})
         if field == TAGS:
@@ -66,15 +72,17 @@ def undone(record: Record, fields: Iterable[str] = ()) -> Record:
     """
     edits = dict(record.origin.edits)
     for field in list(fields) or list(edits):
-        if field not in (CAPTION, TAGS) and not field.startswith(_METADATA):
+        if field not in (CAPTION, TAGS, TIME) and not field.startswith(_METADATA):
             raise ArgumentError(
-                f"{field!r} cannot be edited: fields are {CAPTION}, {TAGS} and {METADATA}.KEY"
+                f"{field!r} cannot be edited: fields are caption, tags, time and metadata.KEY"
             )
         if field not in edits:
             continue
         edit, origin = edits.pop(field), record.origin
         if field == CAPTION:
             origin = replace(origin, captioned=edit.get("generated", False))
+        if field == TIME:
+            origin = replace(origin, dated=edit["dated"])
         record = replace(_with_value(record, field, edit["before"]), origin=origin)
     return replace(record, origin=replace(record.origin, edits=edits))
 
@@ -87,17 +95,19 @@ def kept(base: Record, fresh: Record) -> Record:
     if base.origin.captioned and fresh.caption and not _is_new(fresh.caption, [base.caption]):
         # It was written to a file of its own, and is still that of a model.
         origin = replace(fresh.origin, captioned=True)
-        fresh = replace(fresh, caption=base.caption, text_vector=base.text_vector, origin=origin)
+        fresh = replace(_with_vectors(fresh, base), caption=base.caption, origin=origin)
     edits = {}
     for field, edit in base.origin.edits.items():
         given, own = _value(fresh, field), _value(base, field)
-        is_given = given not in (None, "", [])
+        is_given = given not in (None, "", []) and field != TIME  # often that of the file
         if is_given and _is_new(given, [edit["before"], edit.get("given"), own]):
             continue
         edits[field] = {**edit, "given": given} if is_given else edit
         fresh = _with_value(fresh, field, own)
         if field == CAPTION:
-            fresh = replace(fresh, text_vector=base.text_vector)
+            fresh = _with_vectors(fresh, base)
+        if field == TIME:
+            fresh = replace(fresh, origin=replace(fresh.origin, dated=""))
     return replace(fresh, origin=replace(fresh.origin, edits=edits))
 
 
@@ -163,9 +173,16 @@ def _with_value(record: Record, field: str, value: Any) -> Record:
     if field == TAGS:
         favourite = [FAVOURITE] if FAVOURITE in record.tags else []
         return replace(record, tags=tuple(dict.fromkeys([*value, *favourite])))
+    if field == TIME:
+        return replace(record, time=value)
     key = field.removeprefix(_METADATA)
     rest = {name: one for name, one in record.metadata.items() if name != key}
     return replace(record, metadata=rest if value is None else {**record.metadata, key: value})
+
+
+def _with_vectors(record: Record, base: Record) -> Record:
+    """Take both vectors of a record; that of the image is replaced where it is encoded again."""
+    return replace(record, vector=base.vector, text_vector=base.text_vector)
 
 
 def _is_new(value: Any, known: Sequence[Any]) -> bool:

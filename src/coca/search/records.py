@@ -131,7 +131,7 @@ class Record:
 
     @property
     def unedited(self) -> dict[str, Any]:
-        """Values before people edited them, by field: `caption`, `tags` or `metadata.KEY`."""
+        """Values before people edited them, by field: `caption`, `tags`, `time`, `metadata.KEY`."""
         return {name: edit["before"] for name, edit in self.origin.edits.items()}
 
     def cosine(self, query: Float[np.ndarray, " E"], on: Literal["image", "text"]) -> float:
@@ -207,7 +207,7 @@ class Hit:
     date_source: DateSource = ""
     """Source of `time`: capture, file or upload; empty without a date."""
     unedited: Mapping[str, Any] = field(default_factory=dict)
-    """Values before people edited them, by field: `caption`, `tags` or `metadata.KEY`."""
+    """Values before people edited them, by field: `caption`, `tags`, `time`, `metadata.KEY`."""
     caption_score: float | None = None
     """Cosine of query and caption, -1 to 1; set by a ranking with captions only, and None where no
     caption counts."""

@@ -69,11 +69,13 @@ def test_edits_win_over_every_kind_of_run(store: Store, embedder: Any, tmp_path:
 
     before = run()
     assert texts_of(before) == BEFORE
-    engine.edit([before.id], caption=OURS[0], tags=OURS[1], metadata={"people": OURS[2]})
+    ours: Any = {"caption": OURS[0], "tags": OURS[1], "metadata": {"people": OURS[2]}, "time": 7}
+    engine.edit([before.id], **ours)
     query = embedder.embed_texts([OURS[0]])
     (hit,) = collection.nearest(query, SearchOptions(on="text"))[0]
     assert (round(hit.score, 5), hit.caption_source) == (1, "given")
-    assert hit.unedited == {"caption": BEFORE[0], "tags": ["given"], "metadata.people": None}
+    unedited = {"caption": BEFORE[0], "tags": ["given"], "metadata.people": None}
+    assert hit.unedited == unedited | {"time": before.time}
     steps: list[Callable[[], Any]] = [
         lambda: None,
         lambda: os.utime(folder / "a.jpg", (1, 1)),
@@ -90,11 +92,13 @@ def test_edits_win_over_every_kind_of_run(store: Store, embedder: Any, tmp_path:
         step()
         record = run()
         assert (texts_of(record), record.unedited) == (OURS, hit.unedited)
+        assert (record.time, record.date_source) == (7, "taken")
         np.testing.assert_array_equal(record.text_vector, query[0])
     (restored,) = engine.undo([record.id])
     assert (texts_of(restored), restored.caption_source) == (BEFORE, "model")
+    assert (restored.time, restored.date_source) == (before.time, "file")
     assert texts_of(run()) == BEFORE
-    engine.edit([record.id], caption=OURS[0], tags=OURS[1], metadata={"people": OURS[2]})
+    engine.edit([record.id], **ours)
     # The generated caption was one of other bytes.
     (folder / "b.jpg").write_bytes(b"two")
     assert texts_of(run()) == OURS
@@ -155,6 +159,7 @@ edits = st.fixed_dictionaries(
     optional={
         "caption": texts,
         "tags": tags,
+        "time": st.integers(-9, 9),
         "metadata": st.dictionaries(st.sampled_from("ab"), st.none() | texts | st.integers()),
     },
 )
@@ -172,7 +177,8 @@ def test_an_undo_restores_exactly(
         tags=(*tags, *marks),
         metadata={"a": "x"},
         vector=np.ones(1, np.float32),
-        origin=Origin(captioned=captioned),
+        time=5,
+        origin=Origin(captioned=captioned, dated="file"),
     )
     record = before
     for change in changes:
@@ -180,7 +186,9 @@ def test_an_undo_restores_exactly(
             change = change | {"tags": [*change["tags"], *marks]}
         record = edited(record, **change)
         for field, value in change.items():
-            assert field == "metadata" or getattr(record, field) in (value, tuple(value))
+            assert field == "metadata" or getattr(record, field) == (
+                tuple(value) if field == "tags" else value
+            )
     assert undone(record) == before
     for field in record.origin.edits:
         record = undone(record, [field])

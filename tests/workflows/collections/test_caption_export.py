@@ -49,33 +49,21 @@ def collection(tmp_path: Path) -> Iterator[Collection]:
 
 
 def record(path: Path, caption: str = "", tags: tuple[str, ...] = (), **fields: Any) -> Record:
-    text_vector = direction(caption) if caption else None
-    made = Record(
-        id=record_id(str(path)),
-        path=str(path),
-        content=content_id(path.name.encode()),
-        caption=caption,
-        tags=tags,
-        text_vector=text_vector,
-        vector=direction(path.name),
-        **fields,
-    )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(path.name.encode())
-    return made
+    fields |= {"content": content_id(path.name.encode()), "vector": direction(path.name)}
+    fields |= {"text_vector": direction(caption) if caption else None}
+    return Record(id=record_id(str(path)), path=str(path), caption=caption, tags=tags, **fields)
 
 
 def exiftool(*paths: Path) -> list[dict[str, Any]]:
+    """Read the XMP properties of files."""
     if EXIFTOOL is None:
         pytest.skip("exiftool is not installed: apt-get install libimage-exiftool-perl")
-    done = subprocess.run(
-        [EXIFTOOL, "-j", "-G1", "-struct", *map(str, paths)], capture_output=True, check=True
-    )
+    command = [EXIFTOOL, "-j", "-G1", "-struct", "-XMP:all", *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, check=True)
     tags: list[dict[str, Any]] = json.loads(done.stdout)
-    return [
-        {name.removeprefix("XMP-"): tag for name, tag in one.items() if name.startswith("XMP-")}
-        for one in tags
-    ]
+    return [{name[4:]: tag for name, tag in one.items() if name.startswith("XMP-")} for one in tags]
 
 
 def test_exiftool_reads_what_is_written(collection: Collection, tmp_path: Path) -> None:

@@ -189,6 +189,7 @@ class SearchEngine:
         *,
         caption: str | None = None,
         tags: Sequence[str] | None = None,
+        time: int | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> list[Record]:
         """Correct what records say, for good; new captions are embedded. See `coca.search.edits`.
@@ -197,16 +198,17 @@ class SearchEngine:
             ids: Records to edit.
             caption: Caption; that of a model, unchanged, confirms it. Default: unchanged.
             tags: All tags. Default: unchanged.
+            time: Time of capture, in local seconds since 1970. Default: unchanged.
             metadata: Values of some keys, such as `people`; None removes a key.
 
         Raises:
             SearchError: A record does not exist, or cannot be stored.
         """
-        changes: Any = {"caption": caption, "tags": tags, "metadata": metadata}
+        changes: Any = {"caption": caption, "tags": tags, "time": time, "metadata": metadata}
         return self._write(ids, lambda record: edited(record, **changes))
 
     def undo(self, ids: Sequence[str], fields: Sequence[str] = ()) -> list[Record]:
-        """Restore `caption`, `tags` or `metadata.KEY` as before `edit`; by default all of them.
+        """Restore `caption`, `tags`, `time` or `metadata.KEY` as before `edit`; by default all.
 
         Raises:
             ArgumentError: A field cannot be edited.

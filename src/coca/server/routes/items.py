@@ -66,7 +66,7 @@ class Item(Body):
     """All captions; the first one is `caption`."""
     caption_source: Literal["given", "model", ""]
     unedited: dict[str, Any] = {}
-    """Values before people edited them, by field: `caption`, `tags` or `metadata.KEY`."""
+    """Values before people edited them, by field: `caption`, `tags`, `time`, `metadata.KEY`."""
     tags: list[str]
     album: str
     width: int
@@ -115,7 +115,8 @@ class NewItem(Body):
 class ItemChange(Body):
     """Changes of an item; absent fields stay as they are.
 
-    Captions are embedded at once. Captions, tags and metadata win over later runs of `coca index`.
+    Captions are embedded at once. Captions, tags, time and metadata win over later runs of `coca
+    index`.
     """
 
     undo: Annotated[list[str], Field(max_length=256)] = []
@@ -316,13 +317,10 @@ def _changed(record: Record, change: ItemChange) -> Record:
         record,
         caption=change.caption,
         tags=[tag for tag in tags if tag not in removed],
+        time=change.time,
         metadata=change.metadata,
     )
-    if change.hidden is not None:
-        record = replace(record, hidden=change.hidden)
-    if change.time is not None:
-        record = replace(record, time=change.time, origin=replace(record.origin, dated=""))
-    return record
+    return record if change.hidden is None else replace(record, hidden=change.hidden)
 
 
 def _changed_copies(
