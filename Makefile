@@ -18,7 +18,7 @@ PEER := .venv-peer/.installed
 MILVUS := .venv-milvus/.installed-2.3.5
 # ONNX and its runtime for the tests of exported models, in an environment of their own.
 EXPORT := .venv-export/.installed
-# An environment without torch, for exported models.
+# A plain installation, without torch.
 RUNTIME := .venv-runtime/.installed
 # The libraries that src/coca/integrations adapts to, in an environment of their own.
 INTEGRATIONS := .venv-integrations/.installed
@@ -59,7 +59,7 @@ CLIENTS := .venv-clients/.installed
 .DEFAULT_GOAL := help
 # Two installations at a time would corrupt the folder that they share.
 .NOTPARALLEL:
-.PHONY: help demo everyday test test-all test-server test-export test-runtime test-page test-clients test-integrations test-gpu test-docs test-experimental test-lowest fuzz audit sbom check check-page format bench docs milvus clean
+.PHONY: help demo everyday test test-all test-server test-export test-runtime test-image test-page test-clients test-integrations test-gpu test-docs test-experimental test-lowest fuzz audit sbom check check-page format bench docs milvus clean
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,9 +92,11 @@ test-server: $(MILVUS) ## Run all tests of the mark `milvus`, on two Milvus serv
 test-export: $(EXPORT) ## Export models to ONNX and run them without torch, in .venv-export (minutes)
 	OMP_NUM_THREADS=1 .venv-export/bin/python -m pytest tests/release/onnx tests/runtime
 
-test-runtime: $(EXPORT) $(RUNTIME) ## Export the default model, and use it in .venv-runtime, which has no torch
-	.venv-export/bin/coca export everyday .venv-runtime/exported --format onnx
+test-runtime: $(RUNTIME) ## Use the default model in .venv-runtime, a plain installation without torch
 	.venv-runtime/bin/python -m pytest tests/runtime tests/without_torch
+
+test-image: $(DEV) ## Run the steps of the Dockerfile in a chroot of Debian, as root (minutes)
+	COCA_TEST_IMAGE=1 $(BIN)/pytest tests/house/test_container.py
 
 test-page: $(PAGE) ## Run the tests of both web pages in Debian's chromium; they skip without it
 	.venv-page/bin/python -m pytest -m page --timeout 1200 tests/page tests/experimental/browser_page
@@ -120,7 +122,7 @@ test-lowest: ## Run a small example with the lowest versions that pyproject.toml
 	$(PYTHON) -m venv --clear .venv-lowest
 	$(PYTHON) tests/lowest.py constraints > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check \
-		--constraint .venv-lowest/constraints.txt --editable '.[data,hub,milvus-lite,report,search,serve,train,video,vqa]'
+		--constraint .venv-lowest/constraints.txt --editable '.[data,hub,milvus-lite,report,serve,train,video,vqa]'
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python tests/lowest.py smoke
 
 fuzz: $(FUZZ) ## Fuzz the readers of images and tars for FUZZ_SECONDS=300; findings are in runs/fuzz
@@ -215,13 +217,4 @@ $(PAGE): .venv-page/.installed Makefile
 $(LINT): Makefile
 	@npm install --silent --no-save --no-audit --no-fund --ignore-scripts --prefix .venv-lint \
 		'eslint@^10' 'typescript@^7'
-	@touch $@
-
-$(RUNTIME): pyproject.toml src/coca/requirements.py
-	@echo "installing the packages that need no torch into .venv-runtime; the first time takes a minute"
-	@$(PYTHON) -m venv .venv-runtime
-	@.venv-runtime/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-	@.venv-runtime/bin/python -m coca.requirements serve test > .venv-runtime/requirements.txt
-	@.venv-runtime/bin/python -m pip install --quiet --disable-pip-version-check \
-		--requirement .venv-runtime/requirements.txt
 	@touch $@

@@ -135,8 +135,8 @@ def stages(data: Path, out: Path, *, settings: Sequence[str]) -> Iterator[Step]:
     finished = out / "everyday"
     described = ("--half", "--card", str(CARD), *results)
     yield Step(finished, _coca("export", str(half), str(finished), *described, *QUERIES))
-    graph = (sys.executable, "-m", "coca.release.onnx.text_graph", str(finished))
-    yield Step(finished / "text.onnx", graph)
+    graph = (sys.executable, "-m", "coca.release.onnx.linked_graphs", str(finished))
+    yield Step(finished / "manifest.json", graph)
 
 
 def take(steps: Iterable[Step], path: Path) -> None:

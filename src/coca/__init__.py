@@ -54,7 +54,10 @@ def __getattr__(name: str) -> Any:
     """A public name, imported when it is first asked for: torch takes seconds (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_hint(name)}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    from coca.core.extras import extra_imports
+
+    with extra_imports("torch", extra="torch"):
+        value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
 

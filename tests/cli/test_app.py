@@ -127,9 +127,9 @@ def test_a_wrong_call_is_reported_in_one_sentence(
         (
             ModuleNotFoundError("No module named 'torch'", name="torch"),
             1,
-            "error: torch is needed for this: pip install torch torchvision einops "
-            "installs it; `coca index`, `coca search` and `coca serve` run without it on a folder "
-            "of `coca export --format onnx`, given with --model\n",
+            "error: torch is not installed: pip install 'coca-captioners[torch]'; without it, "
+            "the model in this package and folders of `coca export --format onnx` run on ONNX "
+            "Runtime\n",
         ),
         (KeyboardInterrupt(), 130, "error: stopped by Ctrl-C\n"),
         (KeyboardInterrupt("stopped by Ctrl-C: 3"), 130, "error: stopped by Ctrl-C: 3\n"),

@@ -44,11 +44,9 @@ def library() -> CoCa:
 
 @pytest.fixture(scope="module")
 def minimal(example: Any, library: CoCa) -> Any:
-    sizes = {"image_size": 16, "patch_size": 4, "image_width": 32, "image_layers": 2}
-    config = example.Config(
-        50, **sizes, text_width=48, heads=2, queries=5, context_length=16, embed_dim=24
-    )
-    model = example.CoCa(config)
+    image = {"image_size": 16, "patch_size": 4, "image_width": 32, "image_layers": 2, "queries": 5}
+    text = {"text_width": 48, "context_length": 16, "embed_dim": 24}
+    model = example.CoCa(example.Config(50, **image, **text, heads=2))
     model.load_state_dict(library.state_dict())
     return model
 

@@ -16,7 +16,7 @@ from coca.model.coca_config import CoCaConfig
 from coca.model.encoders.efficientnet import EfficientNetLiteConfig
 from coca.model.pretrained import MODULES_FILE, load_model, save_model
 from coca.release.export import export, push_to_hub
-from coca.release.model_card import CardConfig, DataLine
+from coca.release.model_card import CardConfig
 from coca.tasks import TaskConfig
 from coca.workflows.evaluation.evaluate import evaluate
 from folder_hub import FolderHub
@@ -91,15 +91,6 @@ def test_the_folder_holds_a_model_its_card_and_nothing_of_the_machine(
     )
 
 
-def test_a_run_outside_of_any_checkout_has_no_commit(run: Path, tmp_path: Path) -> None:
-    record = json.loads((run / "record.json").read_text())
-    record["starts"][0]["code"] = None
-    (run / "record.json").write_text(json.dumps(record))
-    card = (export(run, tmp_path / "shared") / CARD).read_text(encoding="utf-8")
-    assert "| steps | 3,000 |" in card
-    assert "commit" not in card
-
-
 def test_the_licence_is_the_one_that_is_stated_and_else_unknown(run: Path, tmp_path: Path) -> None:
     first = export(run, tmp_path / "first")
     assert "license: unknown" in (first / CARD).read_text(encoding="utf-8")
@@ -144,21 +135,6 @@ def test_the_classifier_of_the_encoder_is_left_out_unless_the_model_reads_it(
     with torch.no_grad():
         found, wanted = (it.encode_image_and_tokens(images)[:2] for it in (shared, whole))
     assert all(map(torch.equal, found, wanted))
-
-
-def test_the_card_has_the_text_of_its_file_before_what_the_run_recorded(
-    run: Path, tmp_path: Path
-) -> None:
-    data = (DataLine(name="my cats", size="12 photos", terms="CC0"),)
-    text = CardConfig(intended_use="To find cats.", training="By hand.", data=data)
-    card = (export(run, tmp_path / "shared", card=text) / CARD).read_text(encoding="utf-8")
-    for expected in (
-        "To find cats.",
-        "By hand.\n\n| what | value |",
-        "| my cats | 12 photos | CC0 |",
-    ):
-        assert expected in card
-    assert "of the samples" not in card
 
 
 def test_the_card_has_the_scores_of_its_own_run(run: Path, scores: Path, tmp_path: Path) -> None:

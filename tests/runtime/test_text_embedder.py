@@ -3,7 +3,6 @@
 import json
 import random
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,22 +12,16 @@ import pytest
 import coca
 from coca.core.errors import ModelError
 from coca.inference import loading
-from coca.inference.predictor import Predictor
-from coca.release.onnx.onnx_export import text_settings
+from coca.runtime.files import GRAPHS, PREPROCESS_FILE, is_exported
+from coca.runtime.predictor import Predictor as OnnxPredictor
 from coca.runtime.short_vectors import shorten
-from coca.runtime.text_embedder import (
-    METADATA_KEY,
-    TEXT_GRAPH_FILE,
-    TextEmbedder,
-    has_text_graph,
-)
+from coca.runtime.text_embedder import TextEmbedder
 from coca.search.predictor import CaptionScorer, Embedder
-from coca.weights import shipped
+from coca.weights import FINGERPRINTS, shipped
 from tiny_data import image_bytes
 
-pytest.importorskip("onnxruntime", reason="needs the extra search")
-
-FILES = ["model.safetensors", "tokenizer.json", "processor.json", "config.json", TEXT_GRAPH_FILE]
+FILES = [*(f"{graph}.onnx" for graph in GRAPHS), "model.safetensors", "tokenizer.json"]
+FILES += ["processor.json", "config.json", "caption_words.txt", PREPROCESS_FILE]
 ODD_TEXTS = (
     "",
     " \t\n ",
@@ -72,12 +65,6 @@ def test_vectors_of_texts_and_the_fingerprint_are_those_of_the_whole_model(name:
     assert embedder.logit_scale == whole.logit_scale
 
 
-def test_one_text_is_a_list_of_one_and_no_texts_have_no_vectors() -> None:
-    embedder = TextEmbedder("everyday", never)
-    np.testing.assert_array_equal(embedder.embed_texts("a car"), embedder.embed_texts(["a car"]))
-    assert embedder.embed_texts([]).shape == (0, embedder.embed_dim)
-
-
 def test_anything_but_texts_loads_the_whole_model_once() -> None:
     loaded = []
 
@@ -99,22 +86,6 @@ def test_anything_but_texts_loads_the_whole_model_once() -> None:
     np.testing.assert_array_equal(scores, loaded[0].score([image], ["a car"]))
 
 
-@pytest.mark.parametrize("name", shipped())
-def test_a_graph_has_the_settings_that_an_export_would_write_now(name: str) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    session = onnxruntime.InferenceSession(shipped()[name] / TEXT_GRAPH_FILE)
-    about = json.loads(session.get_modelmeta().custom_metadata_map[METADATA_KEY])
-    predictor = coca.load(name)
-    assert isinstance(predictor, Predictor)
-    processor = predictor.processor
-    settings = {
-        "image": asdict(processor.image_config.settings(resampler="pillow")),
-        "text": asdict(text_settings(predictor.model.config.text, processor)),
-    }
-    assert about["preprocess"] == json.loads(json.dumps(settings))
-    assert about["logit_scale"] == pytest.approx(predictor.logit_scale, rel=1e-6)
-
-
 @pytest.mark.parametrize("file", FILES)
 def test_a_file_with_a_flipped_bit_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
@@ -126,15 +97,26 @@ def test_a_file_with_a_flipped_bit_is_refused(
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ModelError, match=f"{file} is missing or damaged"):
+    with pytest.raises(ModelError, match=f"{file} was changed"):
         TextEmbedder("everyday", never)
 
 
-def test_a_folder_comes_before_a_shipped_model_of_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_shipped_model_runs_on_onnx_where_torch_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert has_text_graph("everyday")
-    (tmp_path / "everyday").mkdir()
-    assert not has_text_graph("everyday")
-    assert not has_text_graph("runs/model")
+    assert not is_exported("everyday")
+    whole = coca.load("everyday", device="cpu")
+    monkeypatch.setattr("coca.runtime.files.find_spec", lambda name: None)
+    assert is_exported("everyday")
+    exported = coca.load("everyday")
+    assert isinstance(exported, OnnxPredictor)
+    assert exported.fingerprint == whole.fingerprint == FINGERPRINTS["everyday"]
+    # Of the model's own size, since torch and Pillow round differently.
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), np.uint8)
+    photos, texts = [*pixels], ["a red square", "a dog"]
+    found, expected = (model.embed_images(photos) for model in (exported, whole))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    scores, wanted = (model.score(photos, texts) for model in (exported, whole))
+    np.testing.assert_allclose(scores, wanted, atol=1e-3)
+    captions = [[one.text for one in model.caption(photos)] for model in (exported, whole)]
+    assert captions[0] == captions[1]

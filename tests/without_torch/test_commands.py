@@ -1,19 +1,20 @@
-"""Commands on an exported model, in an environment without torch (`make test-runtime`)."""
+"""Commands and the library in a plain installation, without torch (`make test-runtime`)."""
 
 import base64
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+import coca
+import coca.core.errors
 from server_process import serving
 
-EXPORTED = Path(__file__).parents[2] / ".venv-runtime" / "exported"
 COLORS = ("red", "green", "blue", "yellow")
 
 pytestmark = [
@@ -40,7 +41,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def uri(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A collection that `coca index` filled."""
     uri = str(tmp_path_factory.mktemp("collection") / "images.db")
-    words = ("index", str(photos), "--uri", uri, "--model", str(EXPORTED))
+    words = ("index", str(photos), "--uri", uri)
     assert json.loads(run_coca(*words, "--json"))["count"] == len(COLORS)
     return uri
 
@@ -58,18 +59,6 @@ def test_torch_cannot_be_imported(module: str) -> None:
         importlib.import_module(module)
 
 
-def test_the_runtime_embeds_captions_and_scores(photos: Path) -> None:
-    import coca.runtime
-
-    predictor = coca.runtime.load(EXPORTED)
-    images = [photos / f"{color}.png" for color in COLORS]
-    texts = [f"{color} circle" for color in COLORS]
-    cosines = predictor.embed_images(images) @ predictor.embed_texts(texts).T
-    assert cosines.argmax(axis=1).tolist() == [*range(len(COLORS))]
-    assert all(caption.text for caption in predictor.caption(images))
-    assert np.isfinite(predictor.score(images, texts)).all()
-
-
 def test_indexed_images_have_captions_and_are_found(uri: str) -> None:
     for color in COLORS:
         words = ("search", f"{color} circle", "--uri", uri, "--json")
@@ -80,7 +69,7 @@ def test_indexed_images_have_captions_and_are_found(uri: str) -> None:
 
 def test_a_service_searches_and_captions(uri: str, photos: Path, tmp_path: Path) -> None:
     image = base64.b64encode((photos / "red.png").read_bytes()).decode()
-    words = ("--uri", uri, "--model", str(EXPORTED), "--show-paths")
+    words = ("--uri", uri, "--show-paths")
     with serving(*words, cache=tmp_path) as server:
         found = server.post("/v1/search", {"text": "blue circle", "limit": 2}).json()["hits"]
         assert Path(found[0]["path"]).stem == "blue"
@@ -92,7 +81,28 @@ def test_a_service_searches_and_captions(uri: str, photos: Path, tmp_path: Path)
         assert len(vectors["data"]) == 2
 
 
-def test_a_command_that_needs_torch_fails_in_one_sentence(photos: Path) -> None:
-    error = " ".join(run_coca("caption", str(photos / "red.png"), code=1).split())
-    assert "torch is needed for this: pip install torch torchvision" in error
-    assert "coca export --format onnx" in error
+def test_the_library_indexes_and_searches(photos: Path, tmp_path: Path) -> None:
+    uri = str(tmp_path / "photos.db")
+    coca.index(photos, uri, captions=False)
+    with coca.open_store(uri) as store:
+        hits = coca.SearchEngine(coca.load(), store.open("pictures")).search("a red circle")
+        assert Path(hits[0].path).stem == "red"
+        assert len(hits) == len(COLORS)
+
+
+def test_captions_and_classes_of_files(photos: Path) -> None:
+    file = str(photos / "green.png")
+    assert json.loads(run_coca("caption", file, "--json"))[0]["captions"][0]["text"]
+    labels = ("--labels", "red circle,green circle")
+    (found,) = json.loads(run_coca("classify", file, *labels, "--json"))
+    assert found["predictions"][0]["label"] == "green circle"
+
+
+def test_what_needs_torch_fails_in_one_sentence(tmp_path: Path) -> None:
+    remedy = "torch is not installed: pip install 'coca-captioners[torch]'"
+    assert remedy in " ".join(run_coca("pretrain", "recipe:emoji", code=1).split())
+    (tmp_path / "config.json").touch()
+    with pytest.raises(coca.core.errors.MissingExtraError, match=re.escape(remedy)):
+        coca.load(tmp_path)
+    with pytest.raises(coca.core.errors.MissingExtraError, match=re.escape(remedy)):
+        _ = coca.CoCa

@@ -22,11 +22,12 @@ from coca import __version__
 from coca.cli.commands import LazyCommands, plugin_command, summaries
 from coca.cli.console import configure, print_error
 from coca.cli.hints import usage
-from coca.core.errors import CocaError, ConfigError
+from coca.core.errors import CocaError, ConfigError, MissingExtraError
 from coca.core.registry import load_plugin_file
-from coca.requirements import NEEDS_TORCH
 
 FAILED, WRONG_CALL, STOPPED, UNREAD = 1, 2, 130, 141
+NEEDS_TORCH = ("einops", "torch", "torchvision")
+"""Packages of the extra `torch`."""
 _ANYWHERE = ("--debug", "--quiet")
 _RARE_COLLECTION = (50_000, 20, 100)
 """Thresholds of Python's garbage collector, which are (700, 10, 10) by default."""
@@ -214,9 +215,8 @@ def _ended(error: BaseException, *, debug: bool) -> typer.Exit:
             return typer.Exit(FAILED)
         case ModuleNotFoundError(name=str(name)) if name.partition(".")[0] in NEEDS_TORCH:
             print_error(
-                "torch is needed for this: pip install torch torchvision einops "
-                "installs it; `coca index`, `coca search` and `coca serve` run without it on a "
-                "folder of `coca export --format onnx`, given with --model"
+                f"{MissingExtraError('torch', 'torch')}; without it, the model in this package and "
+                "folders of `coca export --format onnx` run on ONNX Runtime"
             )
             return typer.Exit(FAILED)
     # Errors of the parser; their class has no public name.

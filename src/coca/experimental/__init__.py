@@ -31,7 +31,7 @@ IMMICH = Plugin(
 RAY = Plugin(
     adds="`coca embed-shards`: embed tars with any number of processes, also on a Ray cluster.",
     needs=("pyarrow",),
-    install="coca-captioners[search]",
+    install="coca-captioners[data]",
     commands={"embed-shards": "coca.experimental.ray.command:embed_shards"},
 )
 MLFLOW = Plugin(

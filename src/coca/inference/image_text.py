@@ -9,16 +9,12 @@ coca.load("downloads/siglip")                           a folder of these
 from pathlib import Path
 
 from coca.core.errors import ConfigError
+from coca.core.extras import extra_imports
 from coca.core.files.atomic import files_fingerprint
 from coca.core.malloc import keep_freed_memory
-from coca.inference import loading
-from coca.inference.image_text_predictor import Placement
-from coca.inference.model_kinds import MODELS, library_of, model_files
-from coca.inference.open_weights import model_folder
-from coca.model.pretrained import resolve_precision
 from coca.runtime.base_predictor import BasePredictor
-from coca.runtime.execution import Precision
-from coca.runtime.files import is_exported
+from coca.runtime.execution import Precision, check_precision
+from coca.runtime.files import check_name, is_exported
 from coca.runtime.predictor import load as load_on_onnx
 from coca.runtime.short_vectors import shorten
 from coca.weights import DEFAULT_MODEL
@@ -39,10 +35,11 @@ def load(
     A model of another library embeds and classifies; it has no decoder. In fp32 its vectors are
     those of the library to 1e-6. In other precisions they are close, and JPEG files are decoded at
     a reduced scale. `prepack=False` leaves the library's modules as they are, to train or export.
-    A folder of `coca export --format onnx` runs on ONNX Runtime, on the CPU in fp32.
+    A folder of `coca export --format onnx` runs on ONNX Runtime, on the CPU in fp32. So does a
+    shipped model where torch is not installed.
     """
-    loading.check_name(name)
-    loading.check_precision(precision)
+    check_name(name)
+    check_precision(precision)
     if is_exported(name):
         if device not in (None, "cpu") or precision not in ("fp32", "auto"):
             raise ConfigError(
@@ -50,6 +47,12 @@ def load(
                 f"precision {precision!r}"
             )
         return load_on_onnx(name, batch_size=batch_size, dimensions=dimensions)
+    with extra_imports("torch", extra="torch"):
+        from coca.inference import loading
+        from coca.inference.image_text_predictor import Placement
+        from coca.inference.model_kinds import MODELS, library_of, model_files
+        from coca.inference.open_weights import model_folder
+        from coca.model.pretrained import resolve_precision
     folder = model_folder(name)
     library = library_of(folder)
     if library is None:

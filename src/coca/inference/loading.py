@@ -13,7 +13,6 @@ import hashlib
 import json
 import logging
 from pathlib import Path
-from typing import get_args
 
 import torch
 
@@ -37,7 +36,8 @@ from coca.model.pretrained import (
     weights_digest,
 )
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE, Processor
-from coca.runtime.execution import Precision
+from coca.runtime.execution import Precision, check_precision
+from coca.runtime.files import check_name
 from coca.runtime.short_vectors import shorten
 from coca.weights import DEFAULT_MODEL, FINGERPRINTS, shipped
 
@@ -187,21 +187,6 @@ def _require_fit(path: Path, config: ModelConfig, processor: Processor) -> None:
         )
     if faults:
         raise ModelError(f"{path} mixes files of different models: {'; '.join(faults)}")
-
-
-def check_name(name: object) -> None:
-    """Raise a `ConfigError` for a value that cannot name a model."""
-    if not isinstance(name, str | Path):
-        raise ConfigError(
-            f"load takes the name or the folder of a model, such as {DEFAULT_MODEL!r}, got "
-            f"{type(name).__name__}"
-        )
-
-
-def check_precision(precision: str) -> None:
-    """Raise a `ConfigError` for an unknown name of a precision."""
-    if precision not in (known := get_args(Precision)):
-        raise ConfigError(f"precision {precision!r} is unknown; choose one of {', '.join(known)}")
 
 
 def device_named(name: str | None) -> torch.device:

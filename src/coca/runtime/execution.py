@@ -3,9 +3,10 @@
 This module imports no NumPy and no torch, since its options are those of commands.
 """
 
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from coca.core.config.frozen_config import Config
+from coca.core.errors import ConfigError
 
 Precision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -21,3 +22,9 @@ class Execution(Config):
 
 DEFAULT = Execution()
 """By torch on the first accelerator, in fp32."""
+
+
+def check_precision(precision: str) -> None:
+    """Raise a `ConfigError` for an unknown name of a precision."""
+    if precision not in (known := get_args(Precision)):
+        raise ConfigError(f"precision {precision!r} is unknown; choose one of {', '.join(known)}")

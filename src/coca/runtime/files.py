@@ -12,16 +12,19 @@ text.onnx         input_ids -> text_embeds
 cross.onnx        image_tokens -> keys and values of each cross-attention layer
 decoder.onnx      one decoding step, with caches
 
-A model without a decoder has no tokenizer.json, cross.onnx and decoder.onnx.
+A model without a decoder has no tokenizer.json, cross.onnx and decoder.onnx. The graphs of a
+shipped model contain no weights: they read model.safetensors (`coca.release.onnx.linked_graphs`).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from coca.core.errors import ModelError
+from coca.core.errors import ConfigError, ModelError
 from coca.core.files.atomic import read_model_json, sha256_file
+from coca.weights import DEFAULT_MODEL, is_shipped, shipped
 
 FORMAT_VERSION = 1
 MANIFEST_FILE, PREPROCESS_FILE, TOKENIZER_FILE, TOWER_TOKENIZER_FILE = (
@@ -73,14 +76,32 @@ class Manifest:
         return self.unimodal_layers + self.multimodal_layers
 
 
-def is_exported(folder: str | Path) -> bool:
-    """Return whether a folder contains an exported model."""
-    return (Path(folder) / MANIFEST_FILE).is_file()
+def check_name(name: object) -> None:
+    """Raise a `ConfigError` for a value that cannot name a model."""
+    if not isinstance(name, str | Path):
+        raise ConfigError(
+            f"load takes the name or the folder of a model, such as {DEFAULT_MODEL!r}, got "
+            f"{type(name).__name__}"
+        )
 
 
-def read_manifest(folder: str | Path) -> Manifest:
+def folder_named(name: str | Path) -> Path:
+    """Return a path, or the folder of the shipped model of this name if no such path exists."""
+    return shipped()[str(name)] if is_shipped(name) else Path(name)
+
+
+def is_exported(name: str | Path) -> bool:
+    """Return whether a model runs on ONNX Runtime: an exported one, by its folder.
+
+    Where torch is not installed, so does a model folder with graphs, such as a shipped model.
+    """
+    folder = folder_named(name)
+    by_torch = (folder / "config.json").is_file() and find_spec("torch") is not None
+    return (folder / MANIFEST_FILE).is_file() and not by_torch
+
+
+def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of an exported model, and compare the digest of each file."""
-    folder = Path(folder)
     path = folder / MANIFEST_FILE
     content = read_model_json(
         path,
@@ -108,6 +129,8 @@ def open_graph(runtime: Any, path: Path, *, threads: int | None = None) -> Any:
     # The arena of a session keeps its largest activations: 84 MB of `everyday` with captions.
     # Without it the times are the same.
     options.enable_cpu_mem_arena = False
+    # Errors only: a warning of what constant folding leaves is not for users.
+    options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
     try:

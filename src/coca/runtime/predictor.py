@@ -7,6 +7,7 @@ Dimensions: M texts scored against B images of a batch, T tokens of a text, S si
 (pixels), E shared embedding, Q image tokens, C their width.
 """
 
+import importlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
@@ -17,7 +18,6 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
 from coca.core.errors import ConfigError, UnsupportedError
-from coca.core.extras import require
 from coca.core.files.atomic import read_model_json
 from coca.core.progress import ProgressMaker, ProgressOption, as_maker
 from coca.runtime.base_predictor import BasePredictor
@@ -31,6 +31,7 @@ from coca.runtime.files import (
     TOKENIZER_FILE,
     TOWER_TOKENIZER_FILE,
     Manifest,
+    folder_named,
     open_graph,
     read_manifest,
 )
@@ -76,8 +77,8 @@ def load(
     threads: int | None = None,
     dimensions: int | None = None,
 ) -> BasePredictor:
-    """Load an exported model; torch is not imported."""
-    folder = Path(path)
+    """Load an exported model by its folder, or a shipped model by its name, without torch."""
+    folder = folder_named(path)
     if threads is not None and threads < 1:
         raise ConfigError(f"threads must be at least 1, got {threads}")
     manifest, where = read_manifest(folder), folder / PREPROCESS_FILE
@@ -114,7 +115,7 @@ class Exported(BasePredictor):
             self._text, self._text_tokens = text, TextTokens(folder / TOKENIZER_FILE, text, words)
         if tower is not None:
             self._tower_tokens = TowerTokens(folder / TOWER_TOKENIZER_FILE, tower)
-        self._runtime = require("onnxruntime", extra="runtime")
+        self._runtime = importlib.import_module("onnxruntime")
 
     @property
     def embed_dim(self) -> int:

@@ -19,7 +19,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from coca.core.extras import require
 from coca.search.records import OCR_TEXT, RAW_FILE, Record, text_inside
 from coca.search.search_options import CaptionChoice
 
@@ -87,9 +86,11 @@ _thread = threading.local()
 @cache
 def analyzer() -> str:
     """Return the versions that the terms of a text depend on."""
-    regex, stemmer = require("regex", extra="search"), require("Stemmer", extra="search")
+    import regex
+    import Stemmer
+
     unicode = unicodedata.unidata_version
-    return f"{_RULES}, Unicode {unicode}, regex {regex.__version__}, {stemmer.version()}"
+    return f"{_RULES}, Unicode {unicode}, regex {regex.__version__}, {Stemmer.version()}"
 
 
 def terms_of(text: str) -> list[str]:
@@ -218,7 +219,9 @@ def _content(words: list[str], german: bool) -> list[str]:
 
 def _stems(language: str, words: Sequence[str]) -> list[str]:
     if not hasattr(_thread, language):
-        setattr(_thread, language, require("Stemmer", extra="search").Stemmer(language).stemWords)
+        import Stemmer
+
+        setattr(_thread, language, Stemmer.Stemmer(language).stemWords)
     stems: list[str] = getattr(_thread, language)(words)
     return stems
 
@@ -229,7 +232,8 @@ def _german_terms(words: Sequence[str]) -> list[str]:
 
 @cache
 def _word_finder() -> Callable[[str], list[str]]:
-    regex = require("regex", extra="search")
+    import regex
+
     find: Callable[[str], list[str]] = regex.compile(_WORD, regex.WORD | regex.DOTALL).findall
     return find
 

@@ -9,11 +9,13 @@ DEFAULT_MODEL = "everyday"
 FINGERPRINTS = {"everyday": "0ab051c64008bc7172a5f591"}
 """Fingerprints of the models; `coca.load` refuses a model of another fingerprint as damaged."""
 
-TEXT_GRAPHS = {"everyday": "ddfbb19e035bb58184ed86fc188313b290eba02cd1cb6f3436b59dfdcd72efe9"}
-"""SHA-256 of each model's `text.onnx`, which `coca.release.onnx.text_graph` writes."""
-
 
 def shipped() -> dict[str, Path]:
     """Return the models shipped with this package: names to folders."""
     home = Path(str(resources.files("coca") / "weights"))
     return {file.parent.name: file.parent for file in sorted(home.glob("*/config.json"))}
+
+
+def is_shipped(name: str | Path) -> bool:
+    """Return whether a name is that of a shipped model; an existing path takes precedence."""
+    return str(name) in shipped() and not Path(name).exists()

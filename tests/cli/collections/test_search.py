@@ -25,7 +25,6 @@ def test_a_search_imports_and_collects_nothing_needlessly(filled: Any) -> None:
 def test_a_text_search_by_a_shipped_model_imports_no_torch(
     run_json: RunJson, images: list[str]
 ) -> None:
-    pytest.importorskip("onnxruntime", reason="needs the extra search")
     run_json("index", "photos", "-m", "everyday")
     needless = {"torch", "torchvision", "einops", "timm", "fastapi", "coca.data", "coca.inference"}
 

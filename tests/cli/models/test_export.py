@@ -42,11 +42,6 @@ def test_a_file_as_output_is_refused_with_the_command_that_writes_it(
     assert list(cwd.iterdir()) == []
 
 
-def test_a_dot_in_the_name_of_the_output_folder_is_allowed(run: Run, model: str) -> None:
-    run("export", model, "model-v1.0")
-    assert Path("model-v1.0/README.md").is_file()
-
-
 def test_options_of_another_export_format_are_an_error(run: Run, model: str) -> None:
     output = run("export", model, "out", "--format", "onnx", "--half", "--card", "title=T", code=2)
     assert "--card, --half do not apply to --format onnx" in output.stderr.replace("\n", " ")

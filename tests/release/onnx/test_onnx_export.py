@@ -1,8 +1,6 @@
 """Exported models of both architectures, compared with torch, and used without it."""
 
 import json
-import re
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,20 +12,14 @@ import torch
 from PIL import Image
 
 import coca
-from coca.core.errors import ModelError
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig
 from coca.model.encoders.efficientnet import EfficientNetLiteConfig
 from coca.model.pretrained import load_model, save_model
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
-from coca.runtime import load
 from coca.runtime.caption_words import CaptionWords, words_of
 from coca.runtime.class_words import ClassNoun
-from coca.runtime.predictor import Predictor
-from coca.search.stores import open_collection
-from coca.workflows.collections.collection_model import open_search
-from coca.workflows.collections.index import index_images
 from tiny import seed_weights
 from tiny_data import CAPTIONS
 from tiny_model import write_model
@@ -134,54 +126,3 @@ def test_the_manifest_has_digests_and_gates(exported: tuple[str, Path]) -> None:
     assert manifest["gates"]["images"] == 9
     assert manifest["gates"]["min_image_cosine"] > 0.9999
     assert manifest["fingerprint"] == coca.load(model, device="cpu").fingerprint
-
-
-def test_a_changed_file_is_an_error(exported: tuple[str, Path], tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(exported[1], copy)
-    (copy / "preprocess.json").write_text("{}")
-    with pytest.raises(ModelError, match=re.escape("preprocess.json was changed")):
-        load(copy)
-
-
-INDEX_WITHOUT_TORCH = """
-import sys
-from dataclasses import replace
-from coca.cli.app import main
-try:
-    main()
-finally:
-    print("torch" in sys.modules, file=sys.stderr)
-"""
-
-
-def test_an_exported_model_fills_a_collection_as_torch_does(
-    exported: tuple[str, Path], images: Path, tmp_path: Path
-) -> None:
-    pytest.importorskip("numkong", reason="needs the extra search")
-    model, folder = exported
-    uri = str(tmp_path / "pictures.db")
-    words = ["index", str(images), "--model", str(folder), "--uri", uri]
-    code = [sys.executable, "-c", INDEX_WITHOUT_TORCH, *words]
-    done = subprocess.run(code, capture_output=True, text=True)
-    assert (done.returncode, done.stderr.split()[-1]) == (0, "False"), done.stderr
-    reference = str(tmp_path / "torch.db")
-    index_images([images], coca.load(model, device="cpu"), uri=reference)
-    with open_collection(uri) as one, open_collection(reference) as other:
-        assert one.info.fingerprint == other.info.fingerprint
-        assert one.info.model == str(folder)
-        (found,), (expected,) = one.pages(), other.pages()
-    by_id = {record.id: record for record in expected}
-    for record in found:
-        assert record.vector @ by_id[record.id].vector > 0.999
-        assert record.caption_source == by_id[record.id].caption_source
-    assert np.mean([record.caption == by_id[record.id].caption for record in found]) > 0.6
-    # The model of the collection is found by its name, also for the other runtime.
-    with open_search(uri) as engine:
-        assert isinstance(engine.embedder, Predictor)
-        first = engine.search("a cat", limit=9)
-    with open_search(uri, model=model) as engine:
-        second = engine.search("a cat", limit=9)
-    assert {hit.id for hit in first} == {hit.id for hit in second}
-    again = index_images([images], load(folder), uri=uri)
-    assert again.report.unchanged == 9

@@ -126,7 +126,6 @@ def test_a_collection_of_shorter_vectors_is_filled_and_searched(
 
 
 def test_texts_of_a_shipped_model_are_embedded_without_torch(model: Path) -> None:
-    pytest.importorskip("onnxruntime", reason="needs the extra search")
     own, whole = load(model), load("everyday", device="cpu", dimensions=64)
     embedder = text_embedder(whole)
     assert isinstance(embedder, TextEmbedder)

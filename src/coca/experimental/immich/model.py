@@ -10,6 +10,7 @@ and Multilingual CLIP. Texts are tokenized as by the service, images are resized
 Dimensions: B batch, S side of the model's input (pixels), T text tokens, E shared embedding.
 """
 
+import importlib
 import re
 import string
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,6 @@ import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from coca.core.errors import ConfigError, ModelError
-from coca.core.extras import require
 from coca.core.files.atomic import files_fingerprint, read_model_json
 from coca.inference.image_text_predictor import Placement
 from coca.inference.model_kinds import ModelKind
@@ -65,7 +65,7 @@ class ImmichPredictor(OnnxTower):
     def __init__(self, folder: Path, *, batch_size: int = 16) -> None:
         """Read the settings of a folder."""
         super().__init__(source=str(folder), batch_size=batch_size)
-        self._runtime = require("onnxruntime", extra="runtime")
+        self._runtime = importlib.import_module("onnxruntime")
         self._graphs: dict[str, Any] = {}
         self._folder, path = folder, folder / "textual" / "tokenizer.json"
         about = read_model_json(folder / "config.json")

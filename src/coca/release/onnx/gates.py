@@ -140,7 +140,7 @@ def measure(
     """Compare an exported folder with torch, at batch sizes 1, 3 and 8."""
     same_pixels = torch
     if not isinstance(torch, TowerPredictor):
-        config = replace(torch.processor.image_config, trim=False, reduced=False)
+        config = torch.processor.image_config.replace(trim=False, reduced=False)
         processor = torch.processor.with_image(config)
         same_pixels = TorchPredictor(torch.model, processor, fingerprint=torch.fingerprint)
     runtime = load(exported, batch_size=max(BATCHES))

@@ -34,6 +34,8 @@ from coca.runtime.preprocess import ImageSettings
 
 OPSET = 20
 """Version of the ONNX operators."""
+FOLDED = 64
+"""Maximum number of values of a constant that is folded where weights are kept."""
 BATCH = torch.export.Dim("batch", min=1, max=4096)
 """The batch size, which is dynamic."""
 
@@ -41,16 +43,16 @@ BATCH = torch.export.Dim("batch", min=1, max=4096)
 class Pixels(nn.Module):
     """A module that normalizes the pixels of images."""
 
-    mean: Tensor
-    scale: Tensor
+    pixel_mean: Tensor
+    pixel_scale: Tensor
 
     def __init__(self, image: ImageConfig | ImageSettings) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(image.mean).view(3, 1, 1) * 255)
-        self.register_buffer("scale", 1 / (torch.tensor(image.std).view(3, 1, 1) * 255))
+        self.register_buffer("pixel_mean", torch.tensor(image.mean).view(3, 1, 1) * 255)
+        self.register_buffer("pixel_scale", 1 / (torch.tensor(image.std).view(3, 1, 1) * 255))
 
     def normalized(self, pixels: UInt8[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
-        return (pixels.float() - self.mean) * self.scale
+        return (pixels.float() - self.pixel_mean) * self.pixel_scale
 
 
 class Vision(Pixels):
@@ -236,9 +238,12 @@ def _decoder_graph(model: AnyCoCa, tokens: Tensor) -> Graph:
     )
 
 
-def translate(graph: Graph, path: Path) -> None:
-    """Write a graph as ONNX; weights above 2 GB are in a second file next to it."""
-    require("onnxscript", extra="onnx")
+def translate(graph: Graph, path: Path, *, optimize: bool = True) -> None:
+    """Write a graph as ONNX; weights above 2 GB are in a second file next to it.
+
+    Without `optimize`, every weight keeps its values and its name; ONNX Runtime folds them.
+    """
+    optimizer = require("onnxscript.optimizer", extra="onnx")
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             graph.module.eval(),
@@ -248,9 +253,20 @@ def translate(graph: Graph, path: Path) -> None:
             output_names=list(graph.output_names),
             opset_version=OPSET,
             dynamo=True,
+            optimize=optimize,
             verbose=False,
         )
         assert program is not None
+        if not optimize:
+            # Small constants only. With those of the exporter unfolded, ONNX Runtime does not
+            # fuse convolutions, and takes four times as long.
+            optimizer.fold_constants(
+                program.model,
+                input_size_limit=FOLDED,
+                output_size_limit=FOLDED,
+                should_fold=lambda node: False if node.op_type == "Transpose" else None,
+            )
+            optimizer.remove_unused_nodes(program.model)
         for node in program.model.graph.all_nodes():
             # Stack traces of this machine.
             node.metadata_props.clear()

@@ -162,9 +162,13 @@ def write_files(
     *,
     name: str,
     images: Sequence[ImageSource] = (),
+    optimize: bool = True,
     progress: ProgressMaker = silent,
 ) -> None:
-    """Write all files of an exported model, with a manifest without gates."""
+    """Write all files of an exported model, with a manifest without gates.
+
+    Without `optimize`, graphs keep all weights as they are.
+    """
     tower = tower_of(predictor)
     captioner = predictor.model if isinstance(predictor, Predictor) else None
     settings = predictor.image_settings
@@ -184,7 +188,7 @@ def write_files(
     heads = size = 0
     with progress("translating graphs", 2 if captioner is None else len(GRAPHS)) as bar:
         for graph in graphs:
-            translate(graph, folder / f"{graph.name}.onnx")
+            translate(graph, folder / f"{graph.name}.onnx", optimize=optimize)
             if "past" in graph.inputs:
                 _, heads, _, size = graph.inputs["past"][0].shape
             bar.advance()

@@ -42,8 +42,8 @@ class VectorsInfo:
 
 def write_vectors(path: str | Path, batch: Sequence[Record], about: VectorsInfo) -> None:
     """Write embedded records to a file atomically, with its description."""
-    arrow = require("pyarrow", extra="search")
-    parquet = require("pyarrow.parquet", extra="search")
+    arrow = require("pyarrow", extra="data")
+    parquet = require("pyarrow.parquet", extra="data")
     if batch:
         records.check_records(batch, about.embed_dim)
     schema = _schema(arrow, about)
@@ -72,8 +72,8 @@ def read_info(path: str | Path) -> VectorsInfo:
 
 def read_vectors(path: str | Path) -> Iterator[Record]:
     """Iterate over the records of a file that `write_vectors` wrote."""
-    arrow = require("pyarrow", extra="search")
-    parquet = require("pyarrow.parquet", extra="search")
+    arrow = require("pyarrow", extra="data")
+    parquet = require("pyarrow.parquet", extra="data")
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(_BATCH_ROWS):
@@ -89,8 +89,8 @@ def read_vectors(path: str | Path) -> Iterator[Record]:
 
 
 def _about(path: Path) -> VectorsInfo | None:
-    arrow = require("pyarrow", extra="search")
-    parquet = require("pyarrow.parquet", extra="search")
+    arrow = require("pyarrow", extra="data")
+    parquet = require("pyarrow.parquet", extra="data")
     try:
         metadata = parquet.read_schema(path).metadata or {}
     except (arrow.ArrowException, OSError):

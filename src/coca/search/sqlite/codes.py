@@ -14,8 +14,6 @@ from functools import partial
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int8, Int64
 
-from coca.core.extras import require
-
 BLOCK_ROWS = 1_024
 """Rows of a block: its codes fit the processor's cache, and a write replaces 256 kB of them."""
 _ROUNDING = 1e-6
@@ -77,7 +75,8 @@ def products(
 
     Those of other rows are any numbers.
     """
-    numkong = require("numkong", extra="search")
+    import numkong
+
     result = np.zeros((len(queries.values), *some.shape), np.float32)
     if len(result) > 1:
         # This kernel computes four queries at a time; for one, that of pairs is twice as fast.

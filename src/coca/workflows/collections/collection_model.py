@@ -16,13 +16,13 @@ from coca.runtime.execution import DEFAULT, Execution
 from coca.runtime.files import is_exported
 from coca.runtime.predictor import load as load_exported
 from coca.runtime.short_vectors import shorten
-from coca.runtime.text_embedder import TextEmbedder, has_text_graph
+from coca.runtime.text_embedder import TextEmbedder
 from coca.search import stores
 from coca.search.predictor import Embedder
 from coca.search.query.engine import SearchEngine
 from coca.search.records import CollectionInfo
 from coca.search.store import Collection
-from coca.weights import FINGERPRINTS, shipped
+from coca.weights import FINGERPRINTS, is_shipped, shipped
 
 E = TypeVar("E", bound=Embedder)
 
@@ -100,7 +100,7 @@ def model_of(info: CollectionInfo) -> str:
     An exported model that filled the collection takes precedence over a shipped model with the
     collection's fingerprint, and that over the stored path.
     """
-    if info.model and is_exported(info.model):
+    if info.model and info.model not in FINGERPRINTS and is_exported(info.model):
         return info.model
     for name in shipped():
         if info.fingerprint == FINGERPRINTS.get(name):
@@ -160,7 +160,7 @@ def open_search(
 
 def load_embedder(name: str | Path, execution: Execution = DEFAULT) -> Embedder:
     """Load a model that embeds queries; a shipped model embeds texts without torch."""
-    if execution == DEFAULT and has_text_graph(name):
+    if execution == DEFAULT and is_shipped(name):
         return TextEmbedder(str(name), lambda: load_model(name))
     return load_model(name, execution)
 
@@ -168,7 +168,7 @@ def load_embedder(name: str | Path, execution: Execution = DEFAULT) -> Embedder:
 def text_embedder(model: BasePredictor) -> Embedder:
     """Return the embedder of texts of a shipped model, without torch; else the model itself."""
     name = lasting_name(model)
-    if not has_text_graph(name):
+    if not is_shipped(name):
         return model
     embedder = TextEmbedder(name, lambda: model)
     short = model.embed_dim < embedder.embed_dim

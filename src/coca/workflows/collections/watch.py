@@ -13,7 +13,6 @@ from typing import TypeVar
 
 from coca.core.annotations import SIDECAR_SUFFIXES, XMP_SUFFIX
 from coca.core.errors import ConfigError, DataError, SearchError, StorageError
-from coca.core.extras import require
 from coca.core.files.formats import PHOTO_SUFFIXES, RAW_SUFFIXES, VIDEO_SUFFIXES
 from coca.core.files.local_files import Roots
 from coca.search.ingest.sources import AnySource, FileSource
@@ -50,11 +49,13 @@ def watch_folders(
     Yields:
         The result of each run, the first one included.
     """
+    import watchfiles
+
     tops = [Path(os.path.abspath(folder.uri)) for folder in folders]
     roots = Roots(tops)
     waiting: set[Path] = set()
     with _stop_on_ctrl_c() as stop:
-        changes = require("watchfiles", extra="search").watch(
+        changes = watchfiles.watch(
             *tops,
             watch_filter=None,
             step=int(settle_s * 1000),
