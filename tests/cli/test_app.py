@@ -79,30 +79,6 @@ def test_nothing_asked_for_is_answered_by_help(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["xyzzy", "x"], "no such command"),
-        (["--colour"], "no such option"),
-        (["search", "--colour", "x"], "no such option"),
-        (["caption"], "missing argument"),
-        (["data"], "missing command"),
-        (["data", "index"], "missing argument"),
-        (["answer", "x.png", "why?", "--top", "many"], "--top"),
-    ],
-)
-def test_a_wrong_call_is_reported_in_one_sentence(
-    run: Run, arguments: list[str], sentence: str
-) -> None:
-    output = run(*arguments, code=2)
-    assert output.stdout == ""
-    (line,) = output.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert sentence in line.lower()
-    assert "; see `" in line
-    assert line.endswith("--help`")
-
-
-@pytest.mark.parametrize(
     ("error", "code", "output"),
     [
         (CocaError("the roof leaks"), 1, "error: the roof leaks\n"),

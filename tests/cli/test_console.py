@@ -34,14 +34,6 @@ def test_json_leaves_out_every_message_for_people(capsys: Captured) -> None:
     assert errors == ""
 
 
-def test_quiet_leaves_results_and_errors(capsys: Captured) -> None:
-    console = Console(quiet=True)
-    console.say("made x")
-    console.note("packing")
-    console.complain("y is bad")
-    assert capsys.readouterr() == ("made x\n", "error: y is bad\n")
-
-
 def test_an_error_without_a_message_is_still_reported(capsys: Captured) -> None:
     room.print_error("")
     assert capsys.readouterr().err.startswith("error: the command failed")
@@ -61,11 +53,6 @@ def test_a_table_shows_what_would_command_the_terminal(capsys: Captured) -> None
     assert capsys.readouterr().out.splitlines()[1] == r"a\n\x1b[2Jcat \udcff \u00e9".replace(
         r"\u00e9", "\u00e9"
     )
-
-
-def test_an_error_commands_no_terminal(capsys: Captured) -> None:
-    room.print_error("GET /\x1b[31mred failed")
-    assert capsys.readouterr().err == "error: GET /\\x1b[31mred failed\n"
 
 
 def test_a_command_to_try_can_be_typed_here(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,12 +41,6 @@ def test_a_line_every_ten_seconds_reports_rate_time_left_and_figures(
     ]
 
 
-def test_short_work_writes_no_line(clock: Clock, capsys: Captured) -> None:
-    with lines("embedding", 3) as bar:
-        bar.advance(3)
-    assert capsys.readouterr().err == ""
-
-
 @pytest.mark.parametrize(
     ("total", "done", "line"),
     [(None, 3, "reading: 3, 2,400 s each, 2:00:01, bad 0"), (0, 0, "reading: 0/0 (100 %), bad 0")],

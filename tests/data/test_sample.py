@@ -19,14 +19,6 @@ def test_blank_captions_and_labels_are_left_out() -> None:
     assert sample.labels == ()
 
 
-def test_only_the_images_of_a_batch_move() -> None:
-    images, tokens = torch.zeros(2, 3, 4, 4), torch.zeros(2, 8, dtype=torch.int64)
-    moved = Batch(images, tokens, ("a", "b"), 0).to("meta")
-    assert moved.images.device.type == "meta"
-    # The packing of captions is planned on the host.
-    assert moved.tokens.device.type == "cpu"
-
-
 def test_bytes_become_the_models_input_where_they_arrive() -> None:
     pixels = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
     config = ImageConfig(image_size=4, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))

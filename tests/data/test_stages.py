@@ -41,12 +41,6 @@ def test_stages_leave_the_order_and_the_tokens_as_they_are() -> None:
     assert same(run(7)[5:], plain[5:])
 
 
-@pytest.mark.parametrize(("stop", "workers"), [(1, 0), (2, 0), (3, 0), (5, 0), (2, 2)])
-def test_a_run_goes_on_with_the_size_where_it_stopped(stop: int, workers: int) -> None:
-    rest = run(7 - stop, start=8 * stop, settings={"workers": workers})
-    assert same(rest, run(7)[stop:])
-
-
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_all_ranks_have_one_size_at_each_step(world_size: int) -> None:
     alone = run(7)

@@ -110,18 +110,6 @@ def test_two_ranks_read_what_one_process_wrote(
         assert_ended_alike(results, f"one/{kind}", newest(runs / "one" / kind / "whole"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_fewer_ranks_read_what_four_wrote(runs: Path, on_four: list[Results], kind: Kind) -> None:
-    # What the four ranks went on to, as they saved it at the end of their run.
-    run = runs / "two-on-four" / kind / "run"
-    alone = in_parts(run, "none")
-    alone.resume()
-    assert alone.step == 9
-    assert_read(everything(alone, "four/read"), "four", newest(run))
-    read = everything(alone, f"two/{kind}/end")
-    assert all(torch.equal(on_four[0][key], tensor) for key, tensor in read.items())
-
-
 def test_damage_to_any_file_of_ranks_is_noticed_and_the_older_one_taken(
     runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

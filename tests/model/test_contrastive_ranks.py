@@ -8,11 +8,9 @@ from coca.model.reference import contrastive_loss
 from tiny_ranks import (
     Results,
     on_ranks,
-    own_losses_and_steps,
+    own_losses,
     pairs_of_vectors,
     plain_sigmoid_loss,
-    ragged_batch,
-    step_of_all_losses,
 )
 
 PAIRS = 8
@@ -26,7 +24,7 @@ def ranks(
 ) -> list[Results]:
     """Results of each rank, from one start of the processes for all tests."""
     folder = tmp_path_factory.mktemp("ranks")
-    return on_ranks(request.param, folder, partial(own_losses_and_steps, PAIRS))
+    return on_ranks(request.param, folder, partial(own_losses, PAIRS))
 
 
 def assert_same(ours: Tensor, reference: Tensor) -> None:
@@ -58,13 +56,3 @@ def test_the_mean_over_ranks_is_the_loss_of_all_pairs_in_value_and_gradient(
         # Each row belongs to one rank; scalars belong to all ranks.
         ours = torch.cat(own) / len(ranks) if reference.ndim else torch.stack(own).mean()
         assert_same(ours, reference)
-
-
-@pytest.mark.parametrize("name", ["whole", "parts"])
-def test_a_step_on_ranks_gives_each_the_figures_and_gradients_of_one_process(
-    ranks: list[Results], name: str
-) -> None:
-    alone = step_of_all_losses("none", ragged_batch(PAIRS), None, prefix=name)
-    for own in ranks:
-        for key, reference in alone.items():
-            assert_same(own[key], reference)

@@ -6,7 +6,7 @@ import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import pytest
 import torch
@@ -14,14 +14,8 @@ from torch import Tensor, distributed
 from torch.nn import functional as F
 
 from coca.data.batch import Batch
-from coca.model.coca_config import HeadConfig
 from coca.model.losses.contrastive_loss import contrastive_loss, sigmoid_loss
-from coca.model.pretrained import build
-from coca.train.backward import backward
-from coca.train.distributed.parallel import ParallelModel
-from coca.train.losses import LossConfig
-from coca.train.objective import CoCaObjective
-from tiny import caption, seed_weights, sharpened, tiny_config
+from tiny import caption
 
 Results = dict[str, Tensor]
 T = TypeVar("T")
@@ -138,8 +132,8 @@ def plain_sigmoid_loss(images: Tensor, texts: Tensor, scale: Tensor, bias: Tenso
     return -F.logsigmoid(sign * (scale * images @ texts.T + bias)).sum() / len(images)
 
 
-def own_losses_and_steps(pairs: int) -> Results:
-    """This rank's share of both pairwise losses, and of a training step of all losses."""
+def own_losses(pairs: int) -> Results:
+    """This rank's share of both pairwise losses."""
     rank, ranks = distributed.get_rank(), distributed.get_world_size()
     own = slice(rank * pairs // ranks, (rank + 1) * pairs // ranks)
     results = {}
@@ -153,23 +147,4 @@ def own_losses_and_steps(pairs: int) -> Results:
         results[f"{name}/image_to_text"] = contrast.image_to_text
         gradients = torch.autograd.grad(contrast.loss, (images, texts, *numbers))
         results |= {f"{name}/{number}": gradient for number, gradient in enumerate(gradients)}
-    batch = ragged_batch(pairs).split(pairs // ranks)[rank]
-    for name, micro_batch in (("whole", None), ("parts", 1)):
-        results |= step_of_all_losses("ddp", batch, micro_batch, prefix=name)
     return results
-
-
-def step_of_all_losses(
-    kind: Literal["none", "ddp"], batch: Batch, micro_batch: int | None, *, prefix: str
-) -> Results:
-    """Figures and gradients of one step of the same model everywhere."""
-    seed_weights()
-    model = sharpened(build(tiny_config(head=HeadConfig(classes=("a", "b", "c"), heads=2))))
-    parallel = ParallelModel(model, kind, device=torch.device("cpu"))
-    objective = CoCaObjective(LossConfig(classification_weight=0.5))
-    losses = backward(parallel, objective, batch, micro_batch=micro_batch)
-    figures = {"loss": losses.total, **losses.parts}
-    return {
-        **{f"{prefix}/figure/{name}": value for name, value in figures.items()},
-        **{f"{prefix}/gradient/{name}": value.clone() for name, value in parallel.gradients()},
-    }

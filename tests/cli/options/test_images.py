@@ -35,10 +35,6 @@ def test_an_archive_is_refused_with_what_to_do(cwd: Path) -> None:
         find(["a.zip"])
 
 
-def test_each_image_is_used_once_in_the_order_given(files: list[str]) -> None:
-    assert find([files[2], "photos/*.png", files[2]]) == [files[2], files[0], files[1]]
-
-
 def test_a_name_that_fits_nothing_is_kept_and_reported(files: list[str]) -> None:
     assert find(["none.png", "none*.png"]) == ["none.png", "none*.png"]
 
@@ -53,21 +49,6 @@ def test_folders_without_images_are_a_wrong_call(cwd: Path) -> None:
     with pytest.raises(ConfigError, match="no image in empty"):
         find(["empty"])
     assert find([]) == []
-
-
-def test_bad_images_keep_their_position_among_the_outcomes(images: list[str]) -> None:
-    Path("photos/bad.png").write_bytes(b"no image")
-    paths = [images[0], "photos/bad.png", images[1], "none.png", images[2]]
-
-    def work(batch: Sequence[str]) -> list[str]:
-        if not set(batch) <= set(images):
-            raise DataError("some are bad")
-        return [path.upper() for path in batch]
-
-    for batch_size in (1, 2, 5):
-        outcomes = work_through(paths, work, batch_size=batch_size, title="x", progress=silent)
-        assert outcomes[::2] == [path.upper() for path in images]
-        assert [one.path for one in outcomes if isinstance(one, Bad)] == [paths[1], paths[3]]
 
 
 def test_a_pattern_that_fits_nothing_is_reported_as_one(cwd: Path) -> None:

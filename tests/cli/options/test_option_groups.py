@@ -87,27 +87,3 @@ def test_an_optional_configuration_is_built_of_the_options_that_are_given() -> N
     assert brushes == [None, Brush(), Brush(tip="flat")]
     assert runner.invoke(app, ["--opacity", "0.5"]).exit_code == 2
     assert "[default: (round)]" in runner.invoke(app, ["--help"]).output
-
-
-class Pen(Config):
-    """A configuration with a check."""
-
-    line_width: Annotated[int, Field(ge=1)] = 2
-    """Width in pixels."""
-    ink: bool = True
-    """Whether it writes."""
-
-
-def test_a_value_out_of_range_is_reported_by_the_name_of_the_option() -> None:
-    app = typer.Typer()
-
-    @app.command()
-    @grouped
-    def write(*, pen: Annotated[Pen, Group(panel="Pen")]) -> None:
-        """Write."""
-        typer.echo(f"ink {pen.ink}")
-
-    runner = CliRunner()
-    assert runner.invoke(app, ["--no-ink"]).output == "ink False\n"
-    error = runner.invoke(app, ["--line-width", "0"]).exception
-    assert str(error) == "--line-width must be a whole number of at least 1, got 0"

@@ -7,12 +7,6 @@ from coca.core.errors import ConfigError
 from coca.workflows.evaluation.evaluate import SuiteConfig
 
 
-def test_recipes_and_changes_are_distinguished_in_any_order() -> None:
-    given = Settings.of(["a.yaml", "train.steps=1", "b/c=d.yaml", "data.sources.0.path=x=y"])
-    assert given.recipes == ("a.yaml", "b/c=d.yaml")
-    assert given.changes == ("train.steps=1", "data.sources.0.path=x=y")
-
-
 def test_a_file_whose_name_looks_like_a_change_is_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,13 +36,6 @@ def test_the_demo_shows_the_shipped_model_and_ends_with_commands_to_try(
     assert "\n  coca serve --open\n" in output.stdout
 
 
-def test_another_model_and_folder_are_in_the_commands(run: Run, asked: dict[str, Any]) -> None:
-    output = run("demo", "--folder", "other", "--model", "mine", "--quiet")
-    assert output.stderr == ""
-    assert "coca search 'red car' --uri other/pictures.db\n" in output.stdout
-    assert "coca caption other/car.png --model mine\n" in output.stdout
-
-
 def test_a_uri_and_its_collection_are_in_the_commands(run: Run, asked: dict[str, Any]) -> None:
     output = run("demo", "--uri", "http://localhost:19530")
     assert "'red car' --uri http://localhost:19530 --collection demo\n" in output.stdout

@@ -37,13 +37,6 @@ def test_a_file_may_hold_several_tasks_which_share_their_changes(
     assert output == run_json("evaluate", model, samples, "zero_shot", *DATA, "limit=2")
 
 
-def test_an_error_in_one_of_several_tasks_names_its_path(run: Run, model: str, cwd: Path) -> None:
-    Path("suite.yaml").write_text(
-        "tasks:\n  - {task: retrieval, data: {kind: folder, path: a}, limt: 3}\n", encoding="utf-8"
-    )
-    assert "tasks.0.limt" in run("evaluate", model, "suite.yaml", code=2).stderr
-
-
 def test_scores_for_people_are_printed_next_to_chance_and_saved(
     run: Run, model: str, samples: str
 ) -> None:

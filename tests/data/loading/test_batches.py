@@ -1,16 +1,14 @@
 import itertools
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from coca.core.errors import DataError
-from coca.data.batch import Batch
 from coca.data.sample import Sample
 from tiny_data import MemorySource, image_bytes, make_samples, tiny_processor
-from tiny_loader import Faulty, keys, lively, make_loader, named, same, take
+from tiny_loader import Faulty, lively, make_loader, named, take
 
 
 def test_labels_become_targets_and_text_of_their_own_source() -> None:
@@ -89,22 +87,6 @@ def test_bad_samples_are_replaced_and_leave_the_order_elsewhere(
     assert {entry["source"] for entry in listed} == {"m0"}
 
 
-def test_a_replacement_is_the_same_for_every_split_of_the_work(tmp_path: Path) -> None:
-    def run(**options: Any) -> list[Batch]:
-        settings = {"max_bad_fraction": 1.0, "workers": options.pop("workers", 0)}
-        source = damaged(make_samples(50), 5)
-        return take(make_loader(source, settings=settings, augment=lively(), **options), 12)
-
-    alone = run()
-    assert any(batch.bad for batch in alone)
-    assert same(run(workers=2), alone)
-    assert same(run(start=0), alone)
-    halves = [run(rank=rank, world_size=2) for rank in range(2)]
-    for whole, *parts in zip(alone, *halves, strict=True):
-        assert tuple(keys(parts)) == whole.keys
-        assert tuple(bad for part in parts for bad in part.bad) == whole.bad
-
-
 def test_more_bad_samples_than_allowed_stop_the_run_with_the_reasons() -> None:
     with pytest.raises(DataError, match=r"samples are bad, .* 0\.01 .*missing") as caught:
         take(make_loader(damaged(make_samples(100), 20), batch_size=10), 100)
@@ -122,19 +104,6 @@ def test_a_source_without_a_usable_sample_stops_the_run_at_once(workers: int) ->
     with pytest.raises(DataError, match=r"m1 gave no usable sample in 32 attempts.*it is gone"):
         take(loader, 1)
     assert loader.state == 0
-
-
-def test_sources_of_one_name_are_distinguished_in_the_log() -> None:
-    error = DataError("it is gone", reason="missing")
-    sources = [MemorySource([*make_samples(3), error]) for _ in range(3)]
-    loader = make_loader(
-        *sources,
-        configs=[named("x"), named("y"), named("x")],
-        batch_size=12,
-        settings={"max_bad_fraction": 1.0},
-    )
-    (batch,) = take(loader, 1)
-    assert {bad.source for bad in batch.bad} == {"x #1", "y", "x #2"}
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -120,16 +120,3 @@ def test_a_file_that_names_nothing_is_reported(tmp_path: Path, content: str) -> 
     (tmp_path / "n.json").write_text(content)
     with pytest.raises(DataError, match=r"n\.json (is not JSON|names no class)"):
         read_names(str(tmp_path / "n.json"))
-
-
-def test_the_fingerprint_follows_names_and_classes(tmp_path: Path) -> None:
-    root = fill(tmp_path / "p", "a/1.png", "b/1.png")
-    (tmp_path / "n.json").write_text('{"a": "x", "b": "y"}')
-    (tmp_path / "c.txt").write_text("a\n")
-    prints = [
-        opened(root).fingerprint,
-        opened(root, names=str(tmp_path / "n.json")).fingerprint,
-        opened(root, classes=str(tmp_path / "c.txt")).fingerprint,
-        opened(root, border_px=1).fingerprint,
-    ]
-    assert len(set(prints)) == 4

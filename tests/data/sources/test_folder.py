@@ -1,4 +1,3 @@
-import json
 import os
 from pathlib import Path
 
@@ -21,15 +20,6 @@ def fill(folder: Path, files: dict[str, bytes | str]) -> None:
 
 def open_folder(path: Path) -> Source:
     return open_source(FolderConfig(path=str(path)))
-
-
-def test_json_files_hold_captions_labels_and_metadata(tmp_path: Path) -> None:
-    record = {"captions": ["one", "two"], "labels": ["cat"], "width": 12}
-    fill(tmp_path, {"x/a.png": image_bytes(1), "x/a.json": json.dumps(record), "x/a.txt": "three"})
-    sample = open_folder(tmp_path).read(0)
-    assert (sample.key, sample.labels) == ("x/a", ("cat",))
-    assert sample.captions == ("three", "one", "two")
-    assert sample.metadata == {"width": 12}
 
 
 def test_training_and_search_read_the_same_captions(tmp_path: Path) -> None:

@@ -227,22 +227,6 @@ def test_a_value_of_parquet_that_python_cannot_hold_makes_a_bad_row(folder: Path
         assert source.read(1).image == image_bytes(1)
 
 
-def test_absolute_paths_and_urls_are_kept(folder: Path) -> None:
-    absolute = folder / "pics" / "0.png"
-    rows = [{"image": str(absolute)}, {"url": f"file://{absolute}"}]
-    path = write_table(folder, "m.jsonl", rows)
-    source = open_manifest(path, read_from=("file:///",))
-    assert [source.read(row).image for row in range(2)] == [image_bytes(0)] * 2
-
-
-def test_a_manifest_may_be_in_the_working_folder(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_table(folder, "m.jsonl", ROWS)
-    monkeypatch.chdir(folder)
-    assert open_manifest(Path("m.jsonl")).read(0).image == image_bytes(0)
-
-
 def test_json_lines_may_have_blank_lines_and_windows_breaks(folder: Path) -> None:
     lines = [json.dumps(row) for row in ROWS]
     for text in ("\n\n".join(lines), "\r\n".join([*lines, ""]), "\n".join([*lines, " ", ""])):
@@ -254,12 +238,6 @@ def test_json_lines_may_have_blank_lines_and_windows_breaks(folder: Path) -> Non
 def test_a_bom_before_the_header_is_no_part_of_a_name(folder: Path) -> None:
     (folder / "m.csv").write_text("image,caption\npics/0.png,one\n", encoding="utf-8-sig")
     assert open_manifest(folder / "m.csv").read(0).captions == ("one",)
-
-
-def test_the_fingerprint_is_that_of_the_table(folder: Path) -> None:
-    first = open_manifest(write_table(folder, "a.jsonl", ROWS)).fingerprint
-    assert open_manifest(write_table(folder, "b.jsonl", ROWS)).fingerprint == first
-    assert open_manifest(write_table(folder, "c.jsonl", ROWS[::-1])).fingerprint != first
 
 
 @pytest.mark.parametrize(

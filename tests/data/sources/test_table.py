@@ -79,16 +79,3 @@ def test_parquet_that_takes_far_more_memory_than_its_size_is_refused(
         with pytest.raises(DataError, match=r"m\.parquet of [\d,]+ bytes takes more") as caught:
             open_table(file.getvalue(), "m.parquet")
         assert caught.value.reason == "too_large"
-
-
-def test_parquet_of_many_rows_and_groups_is_read_whole() -> None:
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    file = io.BytesIO()
-    pq.write_table(
-        pa.table({"image": [f"{n}.png" for n in range(1_000)]}), file, row_group_size=300
-    )
-    found = open_table(file.getvalue(), "m.parquet")
-    assert [found.row(n)["image"] for n in range(len(found))] == [f"{n}.png" for n in range(1_000)]
-    empty = io.BytesIO()
-    pq.write_table(pa.table({"image": pa.array([], pa.string())}), empty)
-    assert len(open_table(empty.getvalue(), "m.parquet")) == 0

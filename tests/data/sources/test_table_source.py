@@ -100,14 +100,6 @@ def test_a_value_that_no_sample_has_is_refused_with_those_there_are(
         open_source(CONFIGS[kind](path=path, where={"split": "nonsense"}))
 
 
-@pytest.mark.parametrize("kind", ["shards", "folder"])
-def test_another_choice_has_another_fingerprint(tmp_path: Path, kind: str) -> None:
-    path = _write(kind, tmp_path / "data")
-    choices: list[dict[str, Any]] = [{}, {"split": "train"}, {"split": "val"}]
-    prints = {open_source(CONFIGS[kind](path=path, where=where)).fingerprint for where in choices}
-    assert len(prints) == 3
-
-
 def test_no_image_is_read_to_choose_from_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

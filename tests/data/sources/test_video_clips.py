@@ -62,20 +62,6 @@ def test_the_fingerprint_changes_with_labels_and_with_how_frames_are_taken() -> 
     assert len(prints) == 4
 
 
-def test_clips_are_found_by_name_in_any_folder(tmp_path: Path) -> None:
-    for path in ("run/a.mp4", "run/b.x.mp4", "walk/c/1.jpg", ".hidden/d.mp4", "walk/notes.txt"):
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_bytes(b"")
-    folder = ClipFolder(str(tmp_path))
-    assert folder.paths == ["run/a.mp4", "run/b.x.mp4", "walk/c"]
-    assert folder.find("a") == folder.find("run/a.mp4") == str(tmp_path / "run/a.mp4")
-    assert folder.find("b.x") == str(tmp_path / "run/b.x.mp4")
-    assert folder.find("c") == str(tmp_path / "walk/c")
-    with pytest.raises(DataError, match="is called d") as caught:
-        folder.find("d")
-    assert caught.value.reason == "missing"
-
-
 def test_two_clips_of_one_name_are_distinguished_by_their_folder_or_refused(tmp_path: Path) -> None:
     for folder in ("run", "walk"):
         (tmp_path / folder).mkdir()
@@ -111,15 +97,6 @@ def test_a_strip_of_another_length_is_a_bad_sample(tmp_path: Path) -> None:
     source = open_source(FolderConfig(path=str(tmp_path), strip=7, frames=3))
     with pytest.raises(DataError, match="cannot be cut into 7"):
         source.read(0)
-
-
-def test_the_fingerprint_changes_with_the_cut(tmp_path: Path) -> None:
-    write_strip(tmp_path / "wave")
-    prints = {
-        open_source(FolderConfig(path=str(tmp_path), strip=strip, frames=frames)).fingerprint
-        for strip, frames in [(0, 16), (8, 4), (8, 2), (4, 4)]
-    }
-    assert len(prints) == 4
 
 
 def test_the_topmost_folder_is_the_label_of_videos_and_of_frame_folders(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Files that threads share: right bytes while others are opened and closed, and no leak."""
 
 import os
-import pickle
 import random
 import threading
 from collections.abc import Callable, Sequence
@@ -202,12 +201,6 @@ def test_a_file_that_ends_too_early_is_an_error_everywhere(url: str) -> None:
         Storage().read(url, [(len(CONTENT) - 3, len(CONTENT) + 4)])
 
 
-def test_a_handle_survives_pickling_by_opening_again(url: str) -> None:
-    storage = Storage()
-    storage.read(url, [(0, 1)])
-    assert pickle.loads(pickle.dumps(storage)).read(url, [(1, 2)]) == [CONTENT[1:2]]
-
-
 def test_a_fork_of_a_process_that_read_remote_files_is_an_error(
     file: str, local: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,13 +348,6 @@ def tars(tmp_path: Path) -> Path:
 def test_patterns_name_files_in_order(tars: Path, patterns: list[str], names: list[str]) -> None:
     found = Storage().find([os.path.join(tars, p) for p in patterns], suffix=".tar")
     assert found == [str(tars / name) for name in names]
-
-
-def test_a_relative_pattern_starts_at_the_working_folder(
-    tars: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tars)
-    assert Storage().find(["c-*.tar"], suffix=".tar") == ["c-0.tar"]
 
 
 def test_remote_patterns_name_files_in_order(tars: Path) -> None:

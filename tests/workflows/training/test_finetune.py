@@ -9,16 +9,10 @@ from coca.core.errors import CocaError, ConfigError, DataError
 from coca.inference import loading
 from coca.inference.predictor import Predictor
 from coca.model.encoders.vit import VisionTransformer
-from coca.model.openclip.openclip import OpenCLIP
-from coca.model.openclip.openclip_config import from_open_clip
-from coca.model.pretrained import save_model
-from coca.processing.image import ImageConfig, ImageTransform
-from coca.processing.processor import Processor
 from coca.train.optim.param_groups import parameter_groups
 from coca.train.tracker import read_metrics
 from coca.workflows.training.finetune import finetune, paced
 from tiny_model import write_model
-from tiny_openclip import model_cfg, tiny_clip_tokenizer
 from tiny_workflows import CLASSES, finetune_recipe, stopping_at, write_classes
 
 
@@ -128,35 +122,6 @@ def test_random_weights_have_the_shape_and_nothing_else(
     name = "image_encoder.patch_embedding.weight"
     assert before[name].shape == after[name].shape
     assert not torch.allclose(before[name], after[name], atol=0.1)
-
-
-def test_open_clips_architecture_is_fine_tuned_alike(image_folder: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "openclip"
-    folder.mkdir()
-    torch.manual_seed(0)
-    config, tokenizer = from_open_clip(model_cfg()), tiny_clip_tokenizer()
-    save_model(folder, OpenCLIP(config))
-    image = ImageTransform(ImageConfig(image_size=config.image.image_size))
-    Processor(image, tokenizer, config.text.context_length).save(folder)
-    settings = ("train.steps=60", "encoder_lr=0.003", "head.heads=1")
-    result = finetune(finetune_recipe(folder, image_folder, tmp_path / "run", *settings))
-    assert result.scores[0].metrics["top1"] == 1
-    assert loading.load(result.model, device="cpu").classes == tuple(sorted(CLASSES))
-
-
-def test_images_may_become_larger(model: Path, image_folder: Path, tmp_path: Path) -> None:
-    result = finetune(finetune_recipe(model, image_folder, tmp_path / "run", "image_size=24"))
-    after = loading.load(result.model, device="cpu")
-    assert after.processor.image_config.image_size == 24
-    assert weights(after)["image_encoder.positions"].shape[0] == 36
-
-
-def test_a_second_run_goes_on_with_the_head_of_the_first(
-    finished: Any, image_folder: Path, tmp_path: Path
-) -> None:
-    settings = ("train.steps=1", "train.optimizer.lr=1e-9", "encoder_lr=0")
-    result = finetune(finetune_recipe(finished.model, image_folder, tmp_path / "run", *settings))
-    assert result.scores[0].metrics["top1"] == 1
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.loading.loader import Loader, LoaderConfig
-from coca.data.loading.text import sample_text
 from coca.data.sample import Sample
 from coca.data.sources.source import SourceConfig
 from coca.processing.processor import Processor
@@ -67,23 +66,6 @@ def test_the_tokenizer_learns_the_prompts_with_the_labels(monkeypatch: pytest.Mo
     learned((prompts, labelled(160)))
     assert len(read) == 80
     assert set(read) == {prompt.replace("{}", "cat") for prompt in CLIP_PROMPTS}
-
-
-def test_questions_and_answers_are_learned() -> None:
-    samples = [Sample("s", b"", text="what colour is it", answers=("turquoise", "blue"))] * 5
-    asked = SourceConfig(kind="memory", path="m", text="question", templates=("question: {}?",))
-    tokenizer = learned((asked, samples), vocab_size=400)
-    # A frequent word is a token of its own; bytes alone would be one for each letter.
-    for text in ("question: what colour is it?", "turquoise", "blue"):
-        assert len(tokenizer.encode_prompt(text)) <= 1 + 2 * len(text.split())
-
-
-def test_a_label_is_learned_as_it_is_drawn() -> None:
-    samples = [Sample("s", b"", labels=("tabby_cat",))] * 5
-    config = SourceConfig(kind="memory", path="m", text="labels")
-    tokenizer = learned((config, samples), vocab_size=400)
-    drawn = sample_text(samples[0], config, torch.Generator()).text
-    assert len(tokenizer.encode_prompt(drawn)) <= 1 + len(drawn.split())
 
 
 @pytest.mark.parametrize(

@@ -63,17 +63,6 @@ def test_the_index_has_the_offset_of_every_file_of_a_sample(
                 assert record.crc32s is None or record.crc32s[column] == zlib.crc32(member)
 
 
-def test_checksums_are_added_when_they_are_needed(tmp_path: Path, scans: list[str]) -> None:
-    path = tmp_path / "x.tar"
-    make_tar(path, FILES)
-    without, added = load(path, checksums=False), load(path)
-    assert len(scans) == 2
-    assert without.digest() == added.digest()
-    load(path)
-    load(path, checksums=False)
-    assert len(scans) == 2
-
-
 @pytest.mark.parametrize("count", [3, pytest.param(2 * TARS_PER_PROCESS, marks=pytest.mark.slow)])
 def test_tars_are_indexed_in_parallel_and_counted_in_order(tmp_path: Path, count: int) -> None:
     paths = [tmp_path / f"{number:02d}.tar" for number in range(count)]

@@ -92,17 +92,6 @@ def test_other_readers_find_the_usual_layout(tmp_path: Path) -> None:
     }
 
 
-def test_the_index_of_a_writer_is_the_one_that_a_reader_would_make(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (path,) = pack(tmp_path, make_samples(3))
-    monkeypatch.setattr("coca.data.sources.tar.index.scan_tar", None)
-    kept = open_shards(path).fingerprint
-    monkeypatch.undo()
-    path.with_name(path.name + ".idx").unlink()
-    assert open_shards(path).fingerprint == kept
-
-
 @pytest.mark.parametrize("form", IMAGE_FORMATS)
 def test_images_of_every_format_are_written(tmp_path: Path, form: str) -> None:
     sample = Sample("a", image_bytes(1, form=form))
@@ -195,14 +184,6 @@ def test_files_of_a_sample_may_be_far_apart(tmp_path: Path) -> None:
         add(tar, {f"{n}.txt": str(n).encode() for n in range(3)})
     samples = read_all(open_shards(tmp_path / "a.tar"))
     assert samples == [Sample(str(n), image_bytes(n, side=60), (str(n),)) for n in range(3)]
-
-
-def test_rows_follow_the_order_of_the_tars(tmp_path: Path) -> None:
-    first, second, third = pack(tmp_path, make_samples(10))
-    source = open_shards((str(third), str(first), str(second)))
-    names = [sample.key for sample in make_samples(10)]
-    assert [source.key(row) for row in range(10)] == names[8:] + names[:8]
-    assert source.read_many([9, 0, 9]) == [source.read(9), source.read(0), source.read(9)]
 
 
 def test_the_fingerprint_follows_content_and_order_but_not_the_path(tmp_path: Path) -> None:
