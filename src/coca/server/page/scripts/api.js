@@ -84,15 +84,16 @@ async function messageOf(response) {
 
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
-async function call(method, path, body, signal) {
+async function request(method, path, body, signal) {
   const options = { method, signal };
   if (body !== undefined) {
     options.body = JSON.stringify(body);
     options.headers = { "Content-Type": "application/json" };
   }
-  const response = await send(path, options);
-  return response.json();
+  return send(path, options);
 }
+
+const call = async (method, path, body, signal) => (await request(method, path, body, signal)).json();
 
 const named = (collection) => (collection ? `?collection=${encodeURIComponent(collection)}` : "");
 const searchPath = (name) => `v1/searches/${encodeURIComponent(name)}`;
@@ -109,7 +110,11 @@ export const api = {
   deleteSearch: (name, collection) => send(searchPath(name) + named(collection), { method: "DELETE" }),
   item: (id, collection, signal) =>
     call("GET", itemPath(id) + named(collection), undefined, signal),
-  add: (body, signal) => call("POST", "v1/items", body, signal),
+  /** Add an image; resolves to its item, and whether the collection did not have it. */
+  add: async (body, signal) => {
+    const response = await request("POST", "v1/items", body, signal);
+    return { item: await response.json(), isNew: response.status === 201 };
+  },
   change: (body) => call("PATCH", "v1/items", body),
   /** Read an image as a blob. */
   blob: async (path, signal) => (await send(path, { signal, priority: "low" })).blob(),

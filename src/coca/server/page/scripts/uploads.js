@@ -19,6 +19,8 @@ export class Uploads {
   #running = 0;
   #stop = new AbortController();
   #done = 0;
+  /** Images that the collection had. */
+  #known = 0;
   #failed = 0;
 
   /** `options`: `store`, `captions()`, whether the model writes them, `addressOf(item)`, `onAdded()`. */
@@ -50,15 +52,16 @@ export class Uploads {
     this.#running += 1;
     this.#count();
     try {
-      const item = await this.#send(job);
-      this.#done += 1;
+      const { item, isNew } = await this.#send(job);
+      if (isNew) this.#done += 1;
+      else this.#known += 1;
       const open = (event) => {
         event.preventDefault();
         this.store.set({ item: item.id });
       };
       job.name.replaceChildren(h("a", { href: this.addressOf(item), on: { click: open } }, shorten(job.file.name, 44)));
       job.row.classList.add("upload-done");
-      job.note.textContent = t("added");
+      job.note.textContent = t(isNew ? "added" : "there already");
     } catch (error) {
       if (error.name === "AbortError") return;
       this.#failed += 1;
@@ -70,7 +73,7 @@ export class Uploads {
     }
     if (!this.#running && !this.#queue.length) {
       announce(this.title.textContent);
-      if (this.#done) this.onAdded();
+      if (this.#done + this.#known) this.onAdded();
     }
     this.#next();
   }
@@ -103,6 +106,7 @@ export class Uploads {
     this.title.textContent = left
       ? t("Adding {images}", { images: count(left, "image") })
       : t("{images} added", { images: count(this.#done, "image") });
+    if (this.#known) this.title.textContent += t(", {number} there already", { number: this.#known });
     if (this.#failed) this.title.textContent += t(", {number} failed", { number: this.#failed });
   }
 
@@ -112,7 +116,7 @@ export class Uploads {
     this.#queue = [];
     this.#stop.abort();
     this.#stop = new AbortController();
-    [this.#done, this.#failed] = [0, 0];
+    [this.#done, this.#known, this.#failed] = [0, 0, 0];
     this.list.replaceChildren();
     this.root.hidden = true;
   }
