@@ -185,11 +185,9 @@ class CoCaObjective:
     def _require_fit(self, model: AnyCoCa, batch: Batch) -> None:
         if self.config.contrastive_weight > 0:
             require_bias(self.config.contrastive, model)
-        weight = self.config.classification_weight
-        if weight > 0 and batch.class_targets is None:
+        if self.config.classification_weight > 0 and batch.class_targets is None:
             raise ConfigError(
-                f"classification_weight is {weight}, but the data carry no classes; "
-                "set the weight to 0"
+                "classification_weight is above 0, but the data carry no classes; set it to 0"
             )
 
 
