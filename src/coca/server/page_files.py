@@ -2,9 +2,8 @@
 
 Their addresses contain a hash of all files, so that a browser keeps them for good, and a page after
 an upgrade is never of old and new files. The document alone is compared before each use. It names
-all modules, which a browser then loads at the same time, and not one import after the other. With
-100 ms to a busy service, the scripts take 2.2 s at the first visit and 0.6 s later; one file took
-0.7 s and 0.8 s.
+all modules, which a browser loads at once. With 100 ms to a busy service, the scripts take 2.2 s at
+the first visit and 0.6 s later; one file took 0.7 s and 0.8 s.
 """
 
 from pathlib import Path

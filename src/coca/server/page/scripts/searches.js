@@ -51,9 +51,7 @@ export async function showSearches(store, writable) {
     }
   };
   const row = (one) => {
-    const element = h(
-      "li",
-      { class: "saved-search" },
+    const element = h("li", { class: "saved-search" },
       button(one.name, "search", () => look(one), { text: true, class: "saved-search-name", disabled: !one.link }),
       one.new > 0 && h("span", { class: "saved-search-new" }, t("{images} new", { images: count(one.new, "image") })),
       writable && button(t("Delete {name}", { name: one.name }), "close", () => remove(one, element)),

@@ -25,9 +25,7 @@ export function whyOf({ item, store }) {
       report(error);
     }
   };
-  return h(
-    "section",
-    { class: "item-section", "aria-label": t("Why this image?") },
+  return h("section", { class: "item-section", "aria-label": t("Why this image?") },
     button(t("Why?"), null, open, { text: true }),
     shown,
   );
