@@ -4,19 +4,7 @@ import pytest
 import torch
 
 from coca.data.batch import Batch
-from coca.data.sample import Sample
 from coca.processing.image import ImageConfig, ImageTransform
-
-
-def test_a_sample_of_several_images_gives_them_in_order() -> None:
-    assert Sample("a", b"one").images == (b"one",)
-    assert Sample("a", b"one", others=(b"two", b"three")).images == (b"one", b"two", b"three")
-
-
-def test_blank_captions_and_labels_are_left_out() -> None:
-    sample = Sample("a", b"", captions=("", "a cat", " \n"), labels=("\t",))
-    assert sample.captions == ("a cat",)
-    assert sample.labels == ()
 
 
 def test_bytes_become_the_models_input_where_they_arrive() -> None:

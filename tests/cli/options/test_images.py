@@ -23,12 +23,6 @@ def test_folders_and_patterns_expand_to_the_images_within(files: list[str]) -> N
     assert find(["ph*"]) == files
 
 
-def test_folders_give_their_videos_to_who_can_use_them(files: list[str]) -> None:
-    Path("photos/film.MP4").write_bytes(b"")
-    assert find(["photos"]) == files
-    assert find(["photos"], videos=True) == [*files[:3], "photos/film.MP4", files[3]]
-
-
 def test_an_archive_is_refused_with_what_to_do(cwd: Path) -> None:
     Path("a.zip").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"a\.zip is an archive.* `coca index a\.zip`"):
@@ -37,11 +31,6 @@ def test_an_archive_is_refused_with_what_to_do(cwd: Path) -> None:
 
 def test_a_name_that_fits_nothing_is_kept_and_reported(files: list[str]) -> None:
     assert find(["none.png", "none*.png"]) == ["none.png", "none*.png"]
-
-
-def test_a_file_whose_name_looks_like_a_pattern_is_a_file(cwd: Path) -> None:
-    Path("[1].png").write_bytes(b"")
-    assert find(["[1].png"]) == ["[1].png"]
 
 
 def test_folders_without_images_are_a_wrong_call(cwd: Path) -> None:

@@ -68,22 +68,3 @@ def test_the_fields_of_a_configuration_become_options() -> None:
     assert "Fraction of light that is blocked. In [0, 1]." in shown
     assert "[default: 2]" in shown
     assert "[default: None]" not in shown
-
-
-def test_an_optional_configuration_is_built_of_the_options_that_are_given() -> None:
-    brushes: list[Brush | None] = []
-    app = typer.Typer()
-    group = Group(panel="Brush", names={"line_width": "wide"}, only=("line_width", "tip"))
-
-    @app.command()
-    @grouped
-    def paint(*, brush: Annotated[Brush | None, group]) -> None:
-        """Paint."""
-        brushes.append(brush)
-
-    runner = CliRunner()
-    for arguments in ([], ["--wide", "2"], ["--tip", "flat"]):
-        assert runner.invoke(app, arguments).exit_code == 0
-    assert brushes == [None, Brush(), Brush(tip="flat")]
-    assert runner.invoke(app, ["--opacity", "0.5"]).exit_code == 2
-    assert "[default: (round)]" in runner.invoke(app, ["--help"]).output

@@ -8,7 +8,7 @@ import torch
 from coca.core.errors import DataError
 from coca.data.sample import Sample
 from tiny_data import MemorySource, image_bytes, make_samples, tiny_processor
-from tiny_loader import Faulty, lively, make_loader, named, take
+from tiny_loader import Faulty, make_loader, named, take
 
 
 def test_labels_become_targets_and_text_of_their_own_source() -> None:
@@ -161,20 +161,6 @@ def test_answers_count_by_their_accuracy_and_only_if_listed() -> None:
     assert batch.class_targets is not None
     torch.testing.assert_close(batch.class_targets, torch.tensor([[0.3, 0.6, 0.0]]))
     assert batch.bad == ()
-
-
-def test_images_of_one_sample_are_changed_alike() -> None:
-    still = Sample("v", image_bytes(1, side=20), ("a",), others=(image_bytes(1, side=20),) * 2)
-    loader = make_loader(
-        MemorySource([still]), batch_size=2, settings={"images_per_sample": 3}, augment=lively()
-    )
-    first, second = take(loader, 2)
-    assert first.images.shape == (2, 3, 3, 8, 8)
-    assert torch.equal(first.images[:, 0], first.images[:, 1])
-    assert torch.equal(first.images[:, 0], first.images[:, 2])
-    assert not torch.equal(first.images, second.images)
-    assert first.to("cpu").images.dtype == torch.float32
-    assert [part.images.shape[0] for part in first.split(1)] == [1, 1]
 
 
 def test_another_number_of_images_makes_a_bad_sample() -> None:

@@ -5,11 +5,10 @@ import pytest
 import torch
 
 from coca.core.errors import ConfigError, DataError
-from coca.data.loading.text import SampledText, sample_text
+from coca.data.loading.text import sample_text
 from coca.data.sample import Sample
 from coca.data.sources.folder import FolderConfig
 from coca.data.sources.source import SourceConfig
-from coca.runtime.prompts import CLIP_PROMPTS
 
 
 def config(**settings: object) -> SourceConfig:
@@ -49,14 +48,6 @@ def test_labels_are_shuffled_joined_and_put_into_the_prompt_of_the_paper() -> No
     assert min(drawn.values()) > 100
 
 
-def test_labels_go_into_the_prompts_of_clip_by_their_name() -> None:
-    sample = Sample("a", b"", labels=("cat", "animal"))
-    drawn = draws(sample, config(text="labels", templates=("clip",)), count=2000)
-    orders = ("cat, animal", "animal, cat")
-    assert drawn.keys() == {prompt.replace("{}", it) for prompt in CLIP_PROMPTS for it in orders}
-    assert "a photo of the cat, animal." in drawn
-
-
 def test_a_set_that_does_not_exist_is_reported() -> None:
     with pytest.raises(ConfigError, match=r"'clipp' has no \{\}.*did you mean 'clip'"):
         config(templates=("clipp",))
@@ -81,21 +72,6 @@ def test_half_a_character_is_bad_text() -> None:
     with pytest.raises(DataError, match="a lone surrogate") as caught:
         sample_text(Sample("a", b"", ("cat \ud83d",)), config(), torch.Generator())
     assert caught.value.reason == "bad_text"
-
-
-def test_a_question_comes_with_one_of_its_answers() -> None:
-    sample = Sample("a", b"", text=" what is it ", answers=("a cat", "a cat", "cat"))
-    asking, generator = config(text="question"), torch.Generator().manual_seed(0)
-    drawn = Counter(sample_text(sample, asking, generator) for _ in range(300))
-    often, seldom = SampledText("what is it", True, "a cat"), SampledText("what is it", True, "cat")
-    assert set(drawn) == {often, seldom}
-    assert drawn[often] / 300 == pytest.approx(2 / 3, abs=0.1)  # 3.7 standard deviations
-
-
-def test_a_claim_without_an_answer_is_put_into_its_template() -> None:
-    source = config(text="question", templates=("is it so that {}?",))
-    words = sample_text(Sample("a", b"", text="it rains"), source, torch.Generator())
-    assert words == SampledText("is it so that it rains?", True, "")
 
 
 def test_keywords_replace_captions_at_their_fraction() -> None:

@@ -30,23 +30,6 @@ def test_training_and_search_read_the_same_captions(tmp_path: Path) -> None:
     assert annotation.metadata == {**sample.metadata, "captions": list(sample.captions)}
 
 
-def test_the_fingerprint_follows_names_and_sizes_but_not_the_path(tmp_path: Path) -> None:
-    files: dict[str, bytes | str] = {"a.png": image_bytes(1), "a.txt": "one"}
-    variants: list[dict[str, bytes | str]] = [
-        files,
-        {**files, "a.txt": "four"},
-        {"b.png": image_bytes(1), "b.txt": "one"},
-        {**files, "c.png": image_bytes(2)},
-    ]
-    prints = []
-    for number, variant in enumerate(variants):
-        fill(tmp_path / str(number), variant)
-        prints.append(open_folder(tmp_path / str(number)).fingerprint)
-    fill(tmp_path / "elsewhere", files)
-    assert len(set(prints)) == len(variants)
-    assert open_folder(tmp_path / "elsewhere").fingerprint == prints[0]
-
-
 def test_an_image_that_vanishes_makes_a_bad_sample(tmp_path: Path) -> None:
     fill(tmp_path, {"a.png": image_bytes(1), "b.png": image_bytes(2)})
     (tmp_path / "link.png").symlink_to(tmp_path / "nowhere.png")

@@ -53,15 +53,6 @@ def test_metadata_need_no_video() -> None:
     assert caught.value.reason == "missing"
 
 
-def test_the_fingerprint_changes_with_labels_and_with_how_frames_are_taken() -> None:
-    clips = [Entry("a", "a.mp4")]
-    prints = {
-        ClipSource(clips, config=settings(frames=frames, frame_px=px), origin=origin).fingerprint
-        for frames, px, origin in [(4, 64, b""), (5, 64, b""), (4, 65, b""), (4, 64, b"words")]
-    }
-    assert len(prints) == 4
-
-
 def test_two_clips_of_one_name_are_distinguished_by_their_folder_or_refused(tmp_path: Path) -> None:
     for folder in ("run", "walk"):
         (tmp_path / folder).mkdir()

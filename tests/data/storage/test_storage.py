@@ -64,24 +64,6 @@ def test_a_file_in_use_stays_open_while_others_push_it_out(
     assert files[0] not in descriptors(tmp_path)
 
 
-def test_two_threads_that_open_one_file_share_it(
-    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    both, opening = threading.Barrier(2, timeout=240), os.open
-
-    def together(path: str, flags: int, *options: int) -> int:
-        descriptor = opening(path, flags, *options)
-        both.wait()
-        return descriptor
-
-    monkeypatch.setattr(os, "open", together)
-    storage = Storage()
-    with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda _: storage.read(files[7], [(0, 2)]), range(2)))
-    assert results == [[b"\x07\x07"]] * 2
-    assert len(descriptors(tmp_path)) == 1
-
-
 @pytest.mark.parametrize("threads", [2, 16])
 def test_many_threads_read_right_bytes_and_leave_few_files_open(
     files: list[str], tmp_path: Path, threads: int
@@ -110,15 +92,6 @@ def test_a_forked_process_does_not_wait_for_a_lock_of_its_parent(
     with storage._open_files._lock:
         monkeypatch.setattr(os, "getpid", lambda: -1)
         assert storage.read(files[3], [(0, 1)]) == [b"\x03"]
-
-
-def test_a_long_range_is_read_by_several_calls(
-    files: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Linux gives 2 GiB a call at most; here it is 5 bytes.
-    pread = os.pread
-    monkeypatch.setattr(os, "pread", lambda fd, length, at: pread(fd, min(length, 5), at))
-    assert Storage().read(files[4], [(0, SIZE)]) == [b"\x04" * SIZE]
 
 
 @pytest.mark.parametrize("ranges", [[(0, SIZE + 1)], [(0, 1 << 62)], [(0, 1 << 70)], [(-1, 3)]])

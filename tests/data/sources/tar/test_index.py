@@ -168,18 +168,6 @@ def test_a_damaged_or_foreign_index_is_made_again(
     assert header(kept)["rows"] == 2
 
 
-def test_an_index_folder_is_used_alone_and_keeps_tars_of_one_name_apart(tmp_path: Path) -> None:
-    kept = tmp_path / "kept"
-    for number in range(2):
-        (tmp_path / str(number)).mkdir()
-        make_tar(tmp_path / str(number) / "x.tar", {f"{number}.jpg": b"x"})
-    for number in (0, 1, 0):
-        index = load(tmp_path / str(number) / "x.tar", folder=str(kept))
-        assert keys(index) == [str(number)]
-    assert len(list(kept.iterdir())) == 2
-    assert not list(tmp_path.glob("*/x.tar.idx"))
-
-
 def test_the_index_of_a_tar_in_a_read_only_folder_is_kept_in_the_users_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scans: list[str]
 ) -> None:

@@ -1,7 +1,7 @@
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -129,16 +129,6 @@ def test_a_key_is_written_once(tmp_path: Path) -> None:
         writer.write(Sample("a", image_bytes(2)))
 
 
-def test_an_interrupted_writer_leaves_whole_tars_only(tmp_path: Path) -> None:
-    def interrupted() -> Iterator[Sample]:
-        yield from make_samples(3)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pack(tmp_path, interrupted(), samples_per_shard=2)
-    assert read_all(open_shards(tmp_path)) == make_samples(2)
-
-
 def test_old_and_new_shards_are_not_mixed(tmp_path: Path) -> None:
     pack(tmp_path, make_samples(1))
     with pytest.raises(ConfigError, match="already"):
@@ -184,20 +174,6 @@ def test_files_of_a_sample_may_be_far_apart(tmp_path: Path) -> None:
         add(tar, {f"{n}.txt": str(n).encode() for n in range(3)})
     samples = read_all(open_shards(tmp_path / "a.tar"))
     assert samples == [Sample(str(n), image_bytes(n, side=60), (str(n),)) for n in range(3)]
-
-
-def test_the_fingerprint_follows_content_and_order_but_not_the_path(tmp_path: Path) -> None:
-    samples = make_samples(6)
-    paths = [str(path) for path in pack(tmp_path / "a", samples)]
-    pack(tmp_path / "b", samples)
-    pack(tmp_path / "c", [*samples[:5], Sample("s0005", image_bytes(99))])
-    prints = {
-        open_shards(tmp_path / "a").fingerprint,
-        open_shards((paths[1], paths[0])).fingerprint,
-        open_shards(tmp_path / "c").fingerprint,
-    }
-    assert len(prints) == 3
-    assert open_shards(tmp_path / "b").fingerprint in prints
 
 
 def test_a_flipped_byte_is_a_bad_sample_and_leaves_the_others(tmp_path: Path) -> None:
