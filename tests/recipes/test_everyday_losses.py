@@ -146,6 +146,7 @@ def test_a_classifier_that_changes_is_pulled_back_to_the_one_at_the_start(
     assert changed.grad is not None
 
 
+@pytest.mark.slow
 def test_copying_learns_the_names_of_classes_that_no_photo_shows(
     model: CoCa, batch: Batch, plugin: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
