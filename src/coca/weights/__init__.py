@@ -6,7 +6,7 @@ from pathlib import Path
 DEFAULT_MODEL = "everyday"
 """Name of the model that `coca.load` and all commands use by default."""
 
-FINGERPRINTS = {"everyday": "0ab051c64008bc7172a5f591"}
+FINGERPRINTS = {"everyday": "ba4485c04e63ce3b530aec77"}
 """Fingerprints of the models; `coca.load` refuses a model of another fingerprint as damaged."""
 
 
