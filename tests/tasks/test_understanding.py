@@ -14,6 +14,7 @@ from coca.inference.predictor import Predictor
 from coca.metrics.answers import vqa_accuracy
 from coca.metrics.intervals import grouped_interval
 from coca.model.coca_config import HeadConfig
+from coca.model.heads import head_of
 from coca.runtime.generation_config import GenerationConfig
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.task import check_task
@@ -35,10 +36,9 @@ def run(predictor: Predictor, config: TaskConfig) -> TaskResult:
 
 def undecide(predictor: Predictor, samples: Sequence[Sample]) -> None:
     """Make each answer as likely as any other on average, so that not one is given always."""
-    assert predictor.model.head is not None
     logits = predictor.head_logits([it.image for it in samples], [it.text for it in samples])
     with torch.no_grad():
-        predictor.model.head.linear.bias.sub_(torch.from_numpy(logits.mean(axis=0)))
+        head_of(predictor.model).linear.bias.sub_(torch.from_numpy(logits.mean(axis=0)))
 
 
 def test_the_score_is_the_official_score_of_the_answers_of_the_head(
@@ -109,9 +109,8 @@ def test_a_generated_answer_is_the_completion_of_the_question(
 def always(answer: str) -> Predictor:
     """A model that gives one answer to every question."""
     predictor = answering(text_head(ANSWERS))
-    assert predictor.model.head is not None
     with torch.no_grad():
-        predictor.model.head.linear.bias[ANSWERS.index(answer)] += 1000
+        head_of(predictor.model).linear.bias[ANSWERS.index(answer)] += 1000
     return predictor
 
 

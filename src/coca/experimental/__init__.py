@@ -57,6 +57,11 @@ HAYSTACK = Plugin(
     needs=("haystack",),
     install="coca-captioners[haystack]",
 )
+LANGCHAIN = Plugin(
+    adds="coca.experimental.adapters.langchain: a retriever and embeddings of LangChain.",
+    needs=("langchain_core",),
+    install="coca-captioners[langchain]",
+)
 LLAMA_INDEX = Plugin(
     adds="coca.experimental.adapters.llama_index: an embedding of LlamaIndex.",
     needs=("llama_index",),

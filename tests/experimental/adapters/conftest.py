@@ -1,4 +1,4 @@
-"""The model and the images of the tests of `coca.integrations`."""
+"""The model and the images of the tests of adapters."""
 
 from integrations.conftest import folder, images, predictor
 

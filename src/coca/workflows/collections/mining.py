@@ -16,12 +16,13 @@ from coca.search.filters import NOT_HIDDEN
 from coca.search.ingest.photo_metadata import read_header
 from coca.search.mining.duplicates import KEPT_PAIRS, Duplicates, near_duplicates
 from coca.search.mining.images import Compared, Images, read_images
-from coca.search.mining.selection import Choice, choose, entropy, similarity
+from coca.search.mining.selection import choose, entropy, similarity
 from coca.search.mining.zero_shot import read_classes
 from coca.search.perceptual_hash import DECODED_SIDE, perceptual_hash, stacked
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term
 from coca.search.records import check_same_model
+from coca.search.search_options import Choice
 from coca.search.store import Collection
 from coca.workflows.collections.class_prompts import check_classes_model
 from coca.workflows.collections.subset import Subset, check_out, write_subset
