@@ -1,1 +1,1 @@
-"""Adapters to other libraries: sentence-transformers, transformers and LangChain."""
+"""Adapters to other libraries: sentence-transformers and transformers."""
