@@ -47,7 +47,7 @@ def test_a_server_that_falls_silent_after_the_welcome_is_given_up_on() -> None:
     try:
         with pytest.raises(SearchError, match=rf"no Milvus answers at {uri} \(could not open"):
             # Enough for the welcome on a busy machine.
-            Connection(uri, timeout_s=3)
+            Connection(uri, timeout_s=3.0)
     finally:
         deaf.end.set()
         server.stop(None).wait()

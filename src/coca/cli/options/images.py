@@ -235,7 +235,8 @@ _TEXT_SUFFIXES = (".txt", ".csv", ".tsv", ".list", ".lst")
 def read_names(listed: str) -> list[str]:
     """Read class names: one a line from the text file of that name if it exists, else `a,b,c`."""
     path = Path(listed)
-    if listed and path.is_file():
+    # A pipe is a file as well, such as that of `<(command)` in a shell.
+    if listed and path.exists() and not path.is_dir():
         try:
             names = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:

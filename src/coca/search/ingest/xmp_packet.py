@@ -19,7 +19,7 @@ EMPTY_PACKET = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 _RDF, _DESCRIPTION = "rdf:RDF", "rdf:Description"
 _PREFIXES = {uri: prefix for prefix, uri in XMP_NAMESPACES.items()}
 _TAG = re.compile(rb"""<(?:[^<>"']|"[^"]*"|'[^']*')*>""")
-_ATTRIBUTE = re.compile(rb"""\s+([^\s=/>]+)\s*=\s*("[^"]*"|'[^']*')""")
+_ATTRIBUTE = re.compile(rb"""(?<!\s)\s++([^\s=/>]+)\s*=\s*("[^"]*"|'[^']*')""")
 
 
 def replace_properties(packet: bytes, properties: Mapping[str, Sequence[str]]) -> bytes:
