@@ -76,8 +76,8 @@ demo: $(DEMO) ## Index, search and caption photos; IMAGES=FOLDER: your own; URI=
 	@$(BIN)/coca demo $(if $(IMAGES),--images "$(IMAGES)") $(if $(URI),--uri "$(URI)")
 endif
 
-everyday: $(DRAWINGS) ## Make the default model; PHOTOS=FOLDER: what no package contains
-	$(BIN)/python recipes/data/make_everyday.py --photos "$(PHOTOS)"
+everyday: $(DRAWINGS) ## Make the default model; PHOTOS=FOLDER: what no package contains; SEED=1: another seed
+	$(BIN)/python recipes/data/make_everyday.py --photos "$(PHOTOS)" $(if $(SEED),--seed $(SEED))
 
 test: $(DEV) ## Run the light tests, without those that start services, ranks or exports
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m 'not ($(HEAVY))' --jaxtyping-packages= --processor-limit 2
