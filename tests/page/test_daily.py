@@ -97,11 +97,11 @@ def test_suggestions_cover_no_result_and_examples_are_given_captions(visit: Visi
 
 def test_a_typing_error_has_a_correction(visit: Visit) -> None:
     tab = loaded(visit("/?q=a+red+cricle"))
-    tab.get_by_role(
-        "button", name="Did you mean \N{LEFT DOUBLE QUOTATION MARK}a red circle"
-    ).click()
+    correction = tab.get_by_role("button", name="Did you mean")
+    expect(correction).to_contain_text("a red circle")
+    correction.click()
     tab.wait_for_url("**/?q=a+red+circle")
-    expect(tab.locator("#result-tools button")).to_have_count(0)
+    expect(correction).to_have_count(0)
 
 
 def test_a_date_inside_a_text_can_be_taken_as_a_filter(visit: Visit) -> None:
