@@ -7,6 +7,7 @@ import pytest
 
 from coca.inference.loading import load
 from tiny_cli import Run, RunJson
+from tiny_video import video
 
 
 def test_embedded_images_and_texts_are_unit_vectors_in_their_order(
@@ -44,12 +45,13 @@ def test_only_bad_images_leave_nothing_behind(run_json: RunJson, model: str) -> 
 def test_a_table_has_the_path_or_text_of_each_vector(
     run_json: RunJson, run: Run, model: str, images: list[str]
 ) -> None:
-    run_json("embed", *images, "none.png", "-t", "a cat", "-o", "x.jsonl", "-m", model, code=1)
+    Path("photos/film.mp4").write_bytes(video())
+    run_json("embed", "photos", "none.png", "-t", "a cat", "-o", "x.jsonl", "-m", model, code=1)
     rows = [json.loads(line) for line in Path("x.jsonl").read_text().splitlines()]
-    assert [row["path"] for row in rows] == [*images, None]
-    assert [row["text"] for row in rows] == [None, None, None, "a cat"]
+    assert [row["path"] for row in rows] == [*images, "photos/film.mp4", None]
+    assert [row["text"] for row in rows] == [None] * 4 + ["a cat"]
     vectors = np.array([row["vector"] for row in rows], np.float32)
-    run("embed", *images, "-t", "a cat", "-o", "x.npy", "-m", model)
+    run("embed", "photos", "-t", "a cat", "-o", "x.npy", "-m", model)
     assert np.array_equal(vectors, np.load("x.npy"))
 
 
