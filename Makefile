@@ -99,7 +99,8 @@ test-image: $(DEV) ## Run the steps of the Dockerfile in a chroot of Debian, as 
 	COCA_TEST_IMAGE=1 $(BIN)/pytest tests/house/test_container.py
 
 test-page: $(PAGE) ## Run the tests of both web pages in Debian's chromium; they skip without it
-	.venv-page/bin/python -m pytest -m page --timeout 1200 tests/page tests/experimental/browser_page
+	.venv-page/bin/python -m pytest -m page --timeout 1200 tests/page
+	.venv-page/bin/python -m pytest -m page --timeout 1200 tests/experimental/browser_page
 
 test-clients: $(CLIENTS) ## Run unmodified clients and schemathesis against the service, in .venv-clients
 	.venv-clients/bin/python -m pytest tests/clients $(UNCLOSED)
