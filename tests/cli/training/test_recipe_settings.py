@@ -1,5 +1,4 @@
 from datetime import date
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -9,11 +8,6 @@ from pydantic import Field
 from coca.cli.training.recipe_settings import Setting, describe
 from coca.core.config.fields import show, words
 from coca.core.config.frozen_config import Config
-
-
-class Color(Enum):
-    RED = "red"
-    BLUE = "blue"
 
 
 class Part(Config):
@@ -81,7 +75,6 @@ def test_a_row_holds_type_default_and_the_docstring_below_the_field() -> None:
         (Literal["a", 1, None], "one of 'a', 1, null"),
         (list[Path], "a list, each a path"),
         (dict[str, float], "a mapping, each value a number"),
-        (Color, "one of 'red', 'blue'"),
         (Any, "any value"),
         (Annotated[int, Field(ge=1)], "a whole number of at least 1"),
         (Annotated[int, Field(ge=1, le=16)], "a whole number in [1, 16]"),

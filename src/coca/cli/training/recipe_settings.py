@@ -9,15 +9,12 @@ from pydantic import BaseModel
 from coca.core.config.fields import (
     KIND,
     PRESET,
-    default_of,
     hint_of,
-    is_mapping,
     kinds_of,
     one_of,
     section_of,
     show,
     text_of,
-    without_none,
     words,
 )
 from coca.core.config.frozen_config import to_dict
@@ -51,16 +48,16 @@ def describe(
         yield Setting(key=f"{prefix}{PRESET}", type=one_of(presets()), default="null", text=text)
     for name, field in kind.model_fields.items():
         key, hint = prefix + name, hint_of(field)
-        value = default_of(field) if base is None else getattr(base, name)
-        if section := section_of(hint):
-            index = ".NAME" if is_mapping(hint) else ".N"
-            index = "" if without_none(field.annotation) is section else index
+        default = field.get_default(call_default_factory=True)
+        value = default if base is None else getattr(base, name)
+        section, index = section_of(hint)
+        if section:
             start = value if isinstance(value, BaseModel) else None
             yield from describe(section, f"{key}{index}.", base=start)
         else:
             required = base is None and field.is_required()
-            default = None if required else show(to_dict(value))
-            yield Setting(key=key, type=words(hint), default=default, text=text_of(field))
+            shown = None if required else show(to_dict(value))
+            yield Setting(key=key, type=words(hint), default=shown, text=text_of(field))
 
 
 def _describe_kinds(

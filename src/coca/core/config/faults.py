@@ -1,134 +1,116 @@
-"""Errors of configurations: one line each with the key, the expected type and the value."""
+"""Errors of configurations: one line each with the key, the expected type and the value.
+
+Each section describes its own errors while pydantic validates it; `sentences` adds the keys.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from coca.core.config.fields import (
-    KIND,
-    PRESET,
-    Tree,
-    hint_of,
-    kinds_of,
-    one_of,
-    section_of,
-    show,
-    value_at,
-    without_none,
-    words,
-)
+from coca.core.config.fields import KIND, Tree, hint_of, kinds_of, section_of, show, words
 from coca.core.errors import did_you_mean
 
-_SHOWN_KEYS = 3
-_MISSING = object()
+WRONG = "wrong"
+_RULE, _ABSENT, _UNKNOWN, _OTHER_KIND = "rule", "absent", "unknown", "other_kind"
+"""Types of described errors; the text follows the key of the setting, except that of a rule."""
 
-Path = tuple[str, ...]
+Origins: TypeAlias = Mapping[str, tuple[int, str]]
+"""Dotted key -> position and name of the last layer that gives it."""
 
 
-def sentences(
-    error: ValidationError, kind: type[BaseModel], tree: Any, layers: Sequence[tuple[str, Tree]]
-) -> list[str]:
-    """Return a sentence for each setting that has an error.
+def described(kind: type[BaseModel], given: Any, error: ValidationError) -> ValidationError:
+    """Describe the errors of a section, except those that its sections have described."""
+    found: dict[Any, PydanticCustomError] = {}
+    errors = error.errors(include_url=False)
+    for each in errors:
+        what, text, loc = each["type"], each["msg"], each["loc"]
+        if any(other["loc"][: len(loc)] == loc != other["loc"] for other in errors):
+            continue  # Invalid items also make a list too short.
+        if what == "value_error":
+            what, text = _RULE, str(each["ctx"]["error"])
+        elif what not in (WRONG, _RULE, _ABSENT, _UNKNOWN, _OTHER_KIND):
+            loc = loc[:1]
+            what, text = _description(kind, given, *map(str, loc))
+        found.setdefault(loc, PydanticCustomError(what, text))
+    lines = [InitErrorDetails(type=each, loc=loc, input=None) for loc, each in found.items()]
+    return ValidationError.from_exception_data(kind.__name__, lines)
 
-    Args:
-        error: Error of the validation.
-        kind: Class of the configuration.
-        tree: Values that were validated.
-        layers: Origin and content of each recipe and override; none in Python.
-    """
-    found: dict[Path, str] = {}
+
+def _description(kind: type[BaseModel], given: Any, name: str | None = None) -> tuple[str, str]:
+    """Return the type and the text of the error of a section, or of one of its settings."""
+    if name is None:
+        return WRONG, f" must be {words(kind)}, got {show(given)}"
+    if field := kind.model_fields.get(name):
+        wanted = words(hint_of(field))
+        if name in given:
+            return WRONG, f" must be {wanted}, got {show(given[name])}"
+        return _ABSENT, f" is missing; it must be {wanted}"
+    kinds: Mapping[str, type[BaseModel]] = getattr(kind, "kinds", dict)()
+    owners = ", ".join(owner for owner, each in kinds.items() if name in each.model_fields)
+    what, problem = (_OTHER_KIND, f"a setting of kind {owners}") if owners else (_UNKNOWN, _UNKNOWN)
+    return what, f" = {show(given[name])} is {problem}; {did_you_mean(name, kind.model_fields)}"
+
+
+def sentences(error: ValidationError, root: type[BaseModel], origins: Origins) -> list[str]:
+    """Return a sentence for each described error, with the layer that gives the value."""
+    result = []
     for each in error.errors(include_url=False):
-        path, sentence = _sentence(each, kind, tree)
-        # The last layer that gives the longest part of the path.
-        depth, at = max(
-            ((_depth(tree, path), at) for at, (_, tree) in enumerate(layers)), default=(0, 0)
-        )
-        if sentence and depth and each["type"] != "value_error":
-            sentence += f" ({layers[at][0]})"
-        found.setdefault(path, sentence)
-    # A list is described by the errors of its items.
-    inner = {path[:depth] for path in found for depth in range(1, len(path))}
-    return [sentence for path, sentence in found.items() if sentence and path not in inner]
+        what, text, key = each["type"], each["msg"], _dotted(each["loc"])
+        if what == _RULE:
+            result.append(f"{key}: {text}" if key else text)
+            continue
+        if what == _UNKNOWN:
+            text = _with_other_sections(text, key, root)
+        _, layer = origins.get(key.rpartition(".")[0] if what == _ABSENT else key, (0, ""))
+        result.append(f"{key}{text}{layer and f' ({layer})'}".lstrip(" ."))
+    return result
 
 
-def _sentence(error: ErrorDetails, root: type[BaseModel], tree: Any) -> tuple[Path, str]:
-    """Return the keys of a setting, and the sentence; empty if it follows from another."""
-    kind = root
-    hint: Any = root
-    path: Path = ()
-    value, keys, known_start = tree, [*map(str, error["loc"])], True
-    while keys and isinstance(value, dict):
-        kinds, chosen = kinds_of(kind), str(value.get(KIND))
-        kind = kinds.get(chosen, kind)
-        known_start = known_start and not (hasattr(kind, "presets") and PRESET in value)
-        name = keys.pop(0)
-        path, is_given, value = (*path, name), name in value, value.get(name)
-        if (field := kind.model_fields.get(name)) is None:
-            problem = _other_kind(kind, kinds, chosen, name) or _unknown(kind, root, path, value)
-            return path, f"{'.'.join(path)} = {show(value)} {problem}"
-        hint = hint_of(field)
-        if not is_given:
-            wanted = one_of(kinds) if name == KIND and kinds else words(hint)
-            sentence = f"{'.'.join(path)} is missing; it must be {wanted}"
-            return path, sentence if known_start else ""
-        if name == KIND and kinds:
-            near = did_you_mean(str(value), kinds)
-            return path, f"{'.'.join(path)} = {show(value)} is unknown; {near}"
-        if (section := section_of(hint)) is None:
-            break
-        kind = section
-        if without_none(field.annotation) is section:
-            hint = section
-        elif keys:
-            hint, item = section, keys.pop(0)
-            path, value = (*path, item), value_at(value, item)
-    key = ".".join(path)
-    if error["type"] == "value_error":
-        text = str(error["ctx"]["error"])
-        return path, (f"{key}: {text}" if key else text) if known_start else ""
-    return path, f"{key} must be {words(hint)}, got {show(value)}".lstrip()
+def _with_other_sections(text: str, key: str, root: type[BaseModel]) -> str:
+    """Suggest an unknown key in other sections, unless its own section has a similar one."""
+    name = key.rpartition(".")[2]
+    elsewhere = {each for each in _keys(root) if each.rpartition(".")[2] == name} - {key}
+    if not elsewhere or ("." in key and "did you mean" in text):
+        return text
+    nearest = get_close_matches(key, elsewhere, n=3, cutoff=0)
+    return f"{text[: text.rindex(';')]}; did you mean {' or '.join(map(repr, nearest))}?"
 
 
-def _other_kind(
-    kind: type[BaseModel], kinds: Mapping[str, type[BaseModel]], chosen: str, key: str
-) -> str:
-    """Describe a setting of other kinds of the section; empty if it is of none."""
-    owners = ", ".join(name for name, each in kinds.items() if key in each.model_fields)
-    shared = set.intersection(*(set(each.model_fields) for each in (kind, *kinds.values())))
-    own = ", ".join(name for name in kind.model_fields if name not in shared)
-    problem = f"kind {chosen} has {own or 'no settings of its own'}"
-    return owners and f"is a setting of kind {owners}; {problem}"
-
-
-def _unknown(kind: type[BaseModel], root: type[BaseModel], path: Path, value: Any) -> str:
-    """Describe an unknown key, with the closest key of its section or its place elsewhere."""
-    key = path[-1]
-    if key == PRESET and (presets := getattr(kind, "presets", None)):
-        return f"is not a preset; {did_you_mean(str(value), presets())}"
-    near = did_you_mean(key, kind.model_fields)
-    elsewhere = [".".join(each) for each in _keys(root) if each[-1] == key and each != path]
-    if elsewhere and not (near.startswith("did you mean") and path[1:]):
-        nearest = get_close_matches(".".join(path), elsewhere, n=_SHOWN_KEYS, cutoff=0)
-        near = f"did you mean {' or '.join(map(repr, nearest))}?"
-    return f"is unknown; {near}"
-
-
-def _keys(kind: type[BaseModel], prefix: Path = ()) -> Iterator[Path]:
-    """Yield every key that is not inside a list or mapping."""
+def _keys(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield every dotted key that is not inside a list or mapping."""
     for name, field in kind.model_fields.items():
-        yield (*prefix, name)
-        section = without_none(field.annotation)
-        if isinstance(section, type) and issubclass(section, BaseModel):
+        yield prefix + name
+        section, index = section_of(field.annotation)
+        if section and not index:
             for each in kinds_of(section).values() or [section]:
-                yield from _keys(each, (*prefix, name))
+                yield from _keys(each, f"{prefix}{name}.")
 
 
-def _depth(tree: Any, path: Path) -> int:
-    """Count how many keys of the path exist in the tree."""
-    for depth, key in enumerate(path):
-        if (tree := value_at(tree, key, _MISSING)) is _MISSING:
-            return depth
-    return len(path)
+def replaced_settings(error: ValidationError, origins: Origins) -> list[tuple[int | str, ...]]:
+    """Return the settings of another kind from layers before the one that chooses the kind."""
+    return [
+        loc
+        for each in error.errors()
+        if each["type"] == _OTHER_KIND
+        and origins[_dotted(loc := each["loc"])] < origins.get(_dotted((*loc[:-1], KIND)), (-1,))
+    ]
+
+
+def origins_of(layers: Sequence[tuple[str, Tree]]) -> Origins:
+    """Return the last of the layers, each a name and a tree, that gives each key."""
+    return {key: (at, name) for at, (name, tree) in enumerate(layers) for key in _paths(tree)}
+
+
+def _paths(tree: Any, prefix: str = "") -> Iterator[str]:
+    pairs = enumerate(tree) if isinstance(tree, list) else tree.items()
+    for key, value in pairs:
+        yield f"{prefix}{key}"
+        if isinstance(value, dict | list):
+            yield from _paths(value, f"{prefix}{key}.")
+
+
+def _dotted(loc: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, loc))

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
@@ -32,28 +31,13 @@ def kinds_of(kind: Any) -> dict[str, type[BaseModel]]:
     return dict(kind.kinds()) if "kinds" in vars(kind) else {}
 
 
-def section_of(hint: Any) -> type[BaseModel] | None:
-    """Return the class of a section, or of the sections in a list or mapping; else None."""
+def section_of(hint: Any, index: str = "") -> tuple[type[BaseModel] | None, str]:
+    """Return the class of a section and its index: `.N` in a list, `.NAME` in a mapping."""
     if isinstance(hint, type) and issubclass(hint, BaseModel):
-        return hint
-    return next(filter(None, map(section_of, get_args(hint))), None)
-
-
-def is_mapping(hint: Any) -> bool:
-    """Return whether a type is a dict, perhaps optional or with a range."""
-    return get_origin(hint) is dict or any(map(is_mapping, get_args(hint)[:1]))
-
-
-def default_of(field: FieldInfo) -> Any:
-    """Return the default of a field; `PydanticUndefined` if it is required."""
-    return field.get_default(call_default_factory=True)
-
-
-def value_at(tree: Any, key: str, default: Any = None) -> Any:
-    """Return the value of a key or of a position in a list; `default` if there is none."""
-    if isinstance(tree, list):
-        return tree[int(key)] if key.isdecimal() and int(key) < len(tree) else default
-    return tree.get(key, default) if isinstance(tree, dict) else default
+        return hint, index
+    index = {list: ".N", tuple: ".N", dict: ".NAME"}.get(get_origin(hint), index)
+    sections = (section_of(each, index) for each in get_args(hint))
+    return next((each for each in sections if each[0]), (None, ""))
 
 
 def hint_of(field: FieldInfo) -> Any:
@@ -99,8 +83,6 @@ def words(hint: Any) -> str:
         return f"a mapping{limits}{each}"
     if isinstance(hint, type) and issubclass(hint, BaseModel):
         return f"a section with {', '.join(hint.model_fields)}"
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return one_of(member.value for member in hint)
     return str(getattr(hint, "__name__", hint))
 
 

@@ -14,7 +14,8 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from numbers import Integral, Real
+from numbers import Number
+from operator import getitem
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
 
@@ -27,25 +28,17 @@ from pydantic import (
     ValidationError,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema, to_jsonable_python
+from pydantic_core import PydanticCustomError, core_schema, to_jsonable_python
 
-from coca.core.config.faults import sentences
-from coca.core.config.fields import (
-    KIND,
-    PRESET,
-    Tree,
-    default_of,
-    is_mapping,
-    kinds_of,
-    section_of,
-    value_at,
-)
-from coca.core.errors import ConfigError
+from coca.core.config.faults import WRONG, described, origins_of, replaced_settings, sentences
+from coca.core.config.fields import KIND, PRESET, Tree, kinds_of, one_of, show
+from coca.core.errors import ConfigError, did_you_mean
 
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 """Type of a fraction or a probability."""
 
 C = TypeVar("C", bound="Config")
+T = TypeVar("T")
 
 
 class Config(BaseModel):
@@ -102,28 +95,31 @@ class Config(BaseModel):
 
     @classmethod
     def _validated(cls, given: Any, handler: Any, info: Any) -> Any:
-        """Validate a section as its kind; in Python, convert errors to one ConfigError."""
+        """Validate a section of a recipe as its kind; in Python, raise one ConfigError."""
         in_code = info.mode == "python"
-        if in_code and isinstance(given, dict):
-            given = {name: _plain_number(value) for name, value in given.items()}
         try:
-            own = cls if in_code or not isinstance(given, dict) else _kind_of(cls, given)
-            if own is not cls:
-                return own.model_validate_json(json.dumps(given))
+            if not in_code:
+                given = _completed(cls, given)
+                if isinstance(given, dict) and (kinds := kinds_of(cls)):
+                    own = _chosen(KIND, given, kinds)
+                    if own is not cls:
+                        return own.model_validate_json(json.dumps(given))
+            elif isinstance(given, dict):
+                given = {name: _plain_number(value) for name, value in given.items()}
             return handler(given)
         except ConfigError as error:  # a rule
             if in_code:
                 raise
             raise ValueError(str(error)) from None
         except ValidationError as error:
-            if not in_code:
-                raise
-            raise cls.range_error("; ".join(sentences(error, cls, given, ()))) from None
+            found = described(cls, given, error)
+            if in_code:
+                raise cls.range_error("; ".join(sentences(found, cls, {}))) from None
+            raise found from None
 
     def replace(self: C, **changes: Any) -> C:
         """Return a validated copy with other values."""
-        values = {name: getattr(self, name) for name in type(self).model_fields}
-        return type(self)(**values | changes)
+        return type(self)(**dict(self) | changes)
 
 
 def _accept_lists(schema: Any) -> None:
@@ -137,24 +133,49 @@ def _accept_lists(schema: Any) -> None:
 
 
 def _plain_number(value: Any) -> Any:
-    """Convert numbers of NumPy to those of Python, which a strict check requires."""
-    if isinstance(value, bool | int | float):
-        return value
-    if isinstance(value, Integral):
-        return int(value)
-    return float(value) if isinstance(value, Real) else value
+    """Convert a number of NumPy to one of Python, which a strict check requires."""
+    return value.item() if isinstance(value, Number) and hasattr(value, "item") else value
 
 
-def _kind_of(kind: type[BaseModel], given: Tree) -> type[BaseModel]:
-    """Return the class that a section chooses."""
-    kinds, name = kinds_of(kind), given.get(KIND)
-    if not kinds:
-        return kind
-    if isinstance(name, str) and name in kinds:
-        return kinds[name]
-    unknown: Any = PydanticCustomError("unknown_kind", "unknown") if KIND in given else "missing"
-    at_kind = InitErrorDetails(type=unknown, loc=(KIND,), input=name)
-    raise ValidationError.from_exception_data(KIND, [at_kind])
+def _completed(kind: type[BaseModel], given: Any) -> Any:
+    """Complete a section of a recipe with its preset, or its sections with their defaults."""
+    presets = kind.presets() if hasattr(kind, "presets") else {}
+    if isinstance(given, str) and presets:
+        given = {PRESET: given}
+    if not isinstance(given, dict):
+        return given
+    if presets and PRESET in given:
+        rest = {name: value for name, value in given.items() if name != PRESET}
+        if given[PRESET] is not None:
+            return _above(_chosen(PRESET, given, presets), rest)
+        given = rest
+    fields = {name: field for name, field in kind.model_fields.items() if name in given}
+    starts = {name: it.get_default(call_default_factory=True) for name, it in fields.items()}
+    return {name: _above(starts.get(name), value) for name, value in given.items()}
+
+
+def _above(start: Any, given: Any) -> Any:
+    """Return a section with the settings given, and all others as in `start`.
+
+    A section that names its own preset or another kind does not start from it.
+    """
+    if not isinstance(start, BaseModel) or not isinstance(given, dict) or given.get(PRESET):
+        return given
+    kind = getattr(start, KIND, None)
+    if hasattr(start, "kinds") and given.get(KIND, kind) != kind:
+        return given
+    values = dict(start)
+    return to_dict(values) | {name: _above(values.get(name), it) for name, it in given.items()}
+
+
+def _chosen(key: str, given: Tree, among: Mapping[str, T]) -> T:
+    """Return the kind or the preset that a section names."""
+    if (name := str(given.get(key))) in among:
+        return among[name]
+    problem = f" is missing; it must be {one_of(among)}"
+    if key in given:
+        problem = f" = {show(given[key])} is unknown; {did_you_mean(name, among)}"
+    raise PydanticCustomError(WRONG, f".{key}{problem}")
 
 
 def load_config(
@@ -171,44 +192,47 @@ def load_config(
     from coca.core.config import recipe
 
     read: list[tuple[str, Tree]] = []
+    # All overrides are one layer, so that their order does not matter.
+    changes: Tree = {}
     faults: list[str] = []
     for layer in (*layers, *overrides):
         try:
-            if isinstance(layer, Mapping):
-                read.append(("given in code", to_dict(layer)))
+            if isinstance(layer, str):
+                changes = recipe.merge(changes, recipe.parse_override(layer))
             elif isinstance(layer, Path):
                 read.append((f"in {layer}", recipe.read_recipe(layer)))
             else:
-                read.append((f"override {layer}", recipe.parse_override(layer)))
+                read.append(("given in code", to_dict(layer)))
         except ConfigError as error:
             faults.append(str(error))
     if faults:
         # Other errors may be due to what could not be read.
         raise ConfigError("\n".join(faults))
-    trees = [tree for _, tree in read]
-    # All overrides are one layer, so that their order does not matter.
-    changes: Tree = reduce(recipe.merge, trees[len(layers) :], {})
-    trees[len(layers) :] = [changes]
-    tree: Tree = reduce(recipe.merge, trees, {})
+    read.append(("override", changes))
+    tree: Tree = reduce(recipe.merge, [tree for _, tree in read], {})
     missing = recipe.missing_root(tree) if find_data else ""
     whole = recipe.fill_in(tree, given=recipe.DATA_ROOT in changes)
-    return _build(kind, whole, trees, read, missing)
+    return _build(kind, whole, read, missing)
 
 
 def from_dict(kind: type[C], mapping: Mapping[str, Any], *, source: str) -> C:
     """Build the configuration that `to_dict` wrote; `source` identifies it in errors."""
     tree = to_dict(mapping)
-    return _build(kind, tree, [tree], [(f"in {source}", tree)])
+    return _build(kind, tree, [(f"in {source}", tree)])
 
 
-def _build(
-    kind: type[C], whole: Tree, trees: Sequence[Tree], read: list[tuple[str, Tree]], fault: str = ""
-) -> C:
-    tree, faults = _resolved(kind, whole, None, trees), [fault] if fault else []
+def _build(kind: type[C], tree: Any, layers: Sequence[tuple[str, Tree]], fault: str = "") -> C:
+    """Validate a configuration that was merged from layers, each a name and a tree."""
+    faults = [fault] if fault else []
     try:
         config = kind.model_validate_json(json.dumps(tree))
     except ValidationError as error:
-        faults = [*sentences(error, kind, tree, read), *faults]
+        error, origins = described(kind, tree, error), origins_of(layers)
+        if replaced := replaced_settings(error, origins):
+            for path in replaced:
+                reduce(getitem, path[:-1], tree).pop(path[-1])
+            return _build(kind, tree, layers, fault)
+        faults = [*sentences(error, kind, origins), *faults]
     if faults:
         raise ConfigError("\n".join(faults))
     return config
@@ -233,81 +257,6 @@ def non_default(config: BaseModel) -> Tree:
     tree: Tree = {}
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
-        if value != default_of(field):
+        if value != field.get_default(call_default_factory=True):
             tree[name] = non_default(value) if isinstance(value, BaseModel) else to_dict(value)
     return tree
-
-
-def _resolved(kind: type[BaseModel], given: Any, start: Any, layers: Sequence[Any]) -> Any:
-    """Complete a section with its preset, or with the default `start` of its field.
-
-    `layers` are the recipes and the overrides of this section, of which a later one may replace the
-    kind and with it the settings of earlier ones.
-    """
-    if isinstance(given, str) and hasattr(kind, "presets"):
-        given = {PRESET: given}
-    if not isinstance(given, dict):
-        return given
-    layers = [layer if isinstance(layer, dict) else {} for layer in layers]
-    if kinds := kinds_of(kind):
-        if KIND not in given and start is not None:
-            given = {KIND: start.kind} | given
-        if (own := kinds.get(str(given.get(KIND)))) is None:
-            return given
-        given = _without_replaced(kinds, own, given, start, layers)
-        kind, start = own, start if isinstance(start, own) else None
-    if hasattr(kind, "presets") and PRESET in given:
-        preset = given[PRESET] and kind.presets().get(str(given[PRESET]))
-        if preset or given[PRESET] is None:
-            start = preset or start
-            given = {name: value for name, value in given.items() if name != PRESET}
-    whole = dict(given)
-    for name, field in kind.model_fields.items():
-        if name not in whole:
-            if start is not None:
-                whole[name] = to_dict(getattr(start, name))
-            continue
-        if (section := section_of(field.annotation)) is None:
-            continue
-        value, below = whole[name], [value_at(layer, name) for layer in layers]
-        if isinstance(value, list) or (isinstance(value, dict) and is_mapping(field.annotation)):
-            items = value.items() if isinstance(value, dict) else enumerate(value)
-            done = {
-                key: _resolved(section, item, None, [value_at(it, str(key)) for it in below])
-                for key, item in items
-            }
-            whole[name] = done if isinstance(value, dict) else [*done.values()]
-        else:
-            default = default_of(field) if start is None else getattr(start, name)
-            default = default if isinstance(default, BaseModel) else None
-            whole[name] = _resolved(section, value, default, below)
-    return whole
-
-
-def _without_replaced(
-    kinds: Mapping[str, type[BaseModel]],
-    own: type[BaseModel],
-    given: Tree,
-    start: BaseModel | None,
-    layers: Sequence[Tree],
-) -> Tree:
-    """Drop the settings of another kind, if a later layer than theirs chooses this kind.
-
-    Settings of both kinds are kept, unless this kind has its own default for them.
-    """
-    chosen = max((at for at, layer in enumerate(layers) if KIND in layer), default=0)
-    earlier = [layer[KIND] for layer in layers[:chosen] if str(layer.get(KIND)) in kinds]
-    before = kinds.get([getattr(start, KIND, None), *earlier][-1] or next(iter(kinds)), own)
-    if before is own:
-        return given
-    old, new = before.model_fields, own.model_fields
-    later = {name for layer in layers[chosen:] for name in layer}
-
-    def is_replaced(name: str) -> bool:
-        if name in later or name not in old:
-            return False
-        return name not in new or not (
-            new[name].is_required() or default_of(new[name]) == default_of(old[name])
-        )
-
-    return {name: value for name, value in given.items() if not is_replaced(name)}

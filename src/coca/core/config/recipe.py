@@ -147,8 +147,6 @@ def _parse(text: str, source: str) -> Any:
         mark = error.problem_mark
         line = f" (line {mark.line + 1})" if mark and mark.buffer and "\n" in mark.buffer else ""
         raise ConfigError(f"{source}{line}: {error.problem or error.context}") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         # ValueError: raised by YAML's parsers of dates and numbers, such as for 2024-13-40.
         raise ConfigError(f"{source}: {' '.join(str(error).split())}") from error
-    except RecursionError:
-        raise ConfigError(f"{source} is nested without end: an alias contains itself") from None
