@@ -186,6 +186,7 @@ def load_config(
 ) -> C:
     """Merge recipes, mappings and overrides into one validated configuration; later ones win.
 
+    A section of another kind than in earlier layers loses only the settings that this kind lacks.
     With `find_data`, a local `data_root` must exist.
     """
     # Imports YAML, which classes of configurations do not need.
