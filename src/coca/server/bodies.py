@@ -37,7 +37,17 @@ def _encodable(text: str) -> str:
     return text
 
 
-Text: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("a text must not be blank")
+    return text
+
+
+# Python alone counts these as white space.
+_LETTER = {"pattern": r"[^\s\x1c-\x1f\x85]"}
+Text: TypeAlias = Annotated[
+    str, Field(max_length=MAX_TEXT, json_schema_extra=_LETTER), AfterValidator(_not_blank)
+]
 ItemId: TypeAlias = Annotated[str, Field(min_length=1, max_length=64)]
 DataUri: TypeAlias = Annotated[
     str,
@@ -63,21 +73,31 @@ Expression: TypeAlias = Annotated[
         json_schema_extra={"format": "filter"},
     ),
 ]
+# Nearly 64 bits: clients, and tools that read the schema, round larger ones.
+_IN_64_BITS = Field(ge=-9 * 10**18, le=9 * 10**18)
+Whole: TypeAlias = Annotated[int, _IN_64_BITS]
 # In a union, pydantic accepts texts that cannot be encoded.
 Value: TypeAlias = (
-    bool | int | float | Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_encodable)]
+    bool
+    | Whole
+    | Annotated[float, _IN_64_BITS]
+    | Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_encodable)]
 )
 
 _FORMATS = {"since": "period", "until": "period", "during": "period", "near": "place"}
 _FORMATS |= {"within": "distance"}
 """Formats of texts in the schema: the patterns of their languages would be long."""
+_TEXT = {"type": "string"}
+
+
+def given(*names: str) -> dict[str, Any]:
+    """Build the rule of a schema that some texts are given; null is not given."""
+    return {"required": [*names], "properties": dict.fromkeys(names, _TEXT)}
 
 
 def exactly_one(*names: str) -> dict[str, Any]:
-    """Build the rule of a schema that one of some texts is given; null is not given."""
-    return {
-        "oneOf": [{"required": [name], "properties": {name: {"type": "string"}}} for name in names]
-    }
+    """Build the rule of a schema that one of some texts is given."""
+    return {"oneOf": [given(name) for name in names]}
 
 
 _MEANT = {
@@ -98,9 +118,11 @@ _MAX_NAMED = 10
 
 
 class Body(BaseModel):
-    """Base class of all bodies: unknown fields are errors, numbers are finite."""
+    """Base class of all bodies: unknown fields and other types are errors, numbers are finite."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     max_bytes: ClassVar[int | None] = MAX_BYTES
     """Maximum size of this body; None: `ServerSettings.max_body_mb`, for images."""
@@ -175,14 +197,7 @@ def given_options(body: Body, options: type[BaseModel]) -> dict[str, Any]:
 class ImageReference(Body):
     """An image of a request: a data URI or an item of the collection."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "not": {
-                "required": ["image", "id"],
-                "properties": {"image": {"type": "string"}, "id": {"type": "string"}},
-            }
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"not": given("image", "id")})
     max_bytes: ClassVar[int | None] = None
 
     image: DataUri | None = None
@@ -211,18 +226,17 @@ class Example(ImageReference):
 
 
 _EQUAL, _ORDER = ["==", "!="], ["==", "!=", "<", "<=", ">", ">="]
-_ALL, _KEY = ["has all", "has any"], r"metadata\..*"
-# Whole numbers of 64 bits; clients round larger ones of JSON.
-_WHOLE = {"type": "integer", "minimum": -9 * 10**18, "maximum": 9 * 10**18}
-_SCALAR = {"anyOf": [{"type": "boolean"}, {"type": "string"}, _WHOLE]}
-_TEXTS = {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 100}
+_KEY, _TEXTS = r"metadata\.[\s\S]*", {"type": "array", "items": _TEXT, "minItems": 1}
+_SCALAR = {"type": ["boolean", "string", "number"]}
 
 
-def _compared(fields: str, operators: list[str], value: dict[str, Any]) -> dict[str, Any]:
-    """Build the schema of conditions on fields of one kind."""
-    operator, shown = {"enum": operators}, {"pattern": f"^({fields})$"}
-    rule = {"properties": {"field": shown, "operator": operator, "value": value}}
-    return rule if "==" in operators else {**rule, "required": ["operator"]}
+def _compared(fields: str, operators: list[str], *values: dict[str, Any]) -> list[dict[str, Any]]:
+    """Build the schema of conditions on fields of one kind; with `==` also of lists of values."""
+    shown, value = {"pattern": f"^({fields})$"}, {"anyOf": [*values]}
+    rule = {"properties": {"field": shown, "operator": {"enum": operators}, "value": value}}
+    if "==" not in operators:
+        return [{**rule, "required": ["operator"]}]
+    return [rule, *_compared(fields, ["in", "not in"], {"type": "array", "items": value})]
 
 
 class Condition(Body):
@@ -231,15 +245,15 @@ class Condition(Body):
     model_config = ConfigDict(
         json_schema_extra={
             "anyOf": [
-                _compared("id|content|caption|album", _ORDER, {"type": "string"}),
-                _compared("caption_source", _EQUAL, {"enum": ["given", "model", ""]}),
-                _compared("width|height|time", _ORDER, _WHOLE),
-                _compared("hidden", _EQUAL, {"type": "boolean"}),
-                _compared("tags", _ALL, _TEXTS),
-                _compared(_KEY, _EQUAL, _SCALAR),
-                _compared(_KEY, _ORDER, {"anyOf": [{"type": "string"}, _WHOLE]}),
-                _compared(_KEY, ["in", "not in"], {"type": "array", "items": _SCALAR}),
-                _compared(_KEY, _ALL, _TEXTS),
+                *_compared("id|content|caption|album", _ORDER, _TEXT),
+                *_compared("caption_source", _EQUAL, {"enum": ["given", "model", ""]}),
+                *_compared("caption_source", _ORDER[2:], _TEXT),
+                *_compared("width|height|time", _ORDER, {"type": "integer"}),
+                *_compared("hidden", _EQUAL, {"type": "boolean"}),
+                *_compared(_KEY, _EQUAL, _SCALAR),
+                *_compared(_KEY, _ORDER[2:], {"type": ["string", "number"]}),
+                *_compared(_KEY, ["has any"], _SCALAR, {"type": "array"}),
+                *_compared(f"tags|{_KEY}", ["has all", "has any"], _TEXT, _TEXTS),
             ]
         }
     )

@@ -44,12 +44,6 @@ def test_facets_count_values(client: TestClient) -> None:
     assert (facet["values"], facet["others"]) == ([{"value": "t0", "count": 2}], 1)
 
 
-def test_a_field_without_facets_is_an_error(client: TestClient) -> None:
-    answer = client.post("/v1/facets", json={"fields": ["origin"]})
-    assert answer.status_code == 400
-    assert "origin" in answer.json()["error"]["message"]
-
-
 def test_copies_are_grouped_best_first(client: TestClient, images: list[bytes]) -> None:
     stream = io.BytesIO()
     with Image.open(io.BytesIO(images[0])) as image:

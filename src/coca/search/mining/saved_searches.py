@@ -19,7 +19,8 @@ from coca.search.search_options import QueryOptions
 
 FIRST = 50
 """Number of first hits among which new ones are counted."""
-_NAME = re.compile(r"[^\s/\\\"'](?:[^/\\\"'\x00-\x1f]{0,62}[^\s/\\\"'])?")
+NAME = re.compile(r"[^\s/\\\"'](?:[^/\\\"'\x00-\x1f]{0,62}[^\s/\\\"'])?")
+"""Names of saved searches."""
 
 
 class SavedSearch(Config):
@@ -86,7 +87,7 @@ class SavedSearches:
             ArgumentError: The name is not allowed.
             SearchError: The query is invalid.
         """
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise ArgumentError(
                 f"the name of a search must have 1 to 64 characters without quotes and slashes, "
                 f"got {name!r:.80}"

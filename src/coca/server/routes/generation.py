@@ -1,6 +1,6 @@
 """Routes `/v1/caption`, `/v1/answer` and `/v1/classify`, with their bodies."""
 
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from fastapi import APIRouter
 from pydantic import ConfigDict, Field, model_validator
@@ -24,6 +24,7 @@ from coca.server.routes.tenants import CurrentTenant, KeyedRoute
 
 MAX_PROMPTS = 10_000
 """Maximum number of prompts of a classification: 1,000 labels in 10 templates."""
+Template: TypeAlias = Annotated[str, Field(max_length=MAX_TEXT, pattern=r"\{\}")]
 
 
 class ServedGeneration(GenerationConfig):
@@ -90,7 +91,7 @@ class ClassifyRequest(ImageReference):
 
     collection: CollectionName = None
     labels: Annotated[list[Text], Field(min_length=1, max_length=1_000)]
-    templates: Annotated[list[Text], Field(min_length=1, max_length=100)] = ["{}"]
+    templates: Annotated[list[Template], Field(min_length=1, max_length=100)] = ["{}"]
     """Prompts with `{}` for the label."""
 
     @model_validator(mode="after")

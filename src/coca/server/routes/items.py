@@ -8,10 +8,8 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from urllib.parse import quote
 
-import numpy as np
 from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import FileResponse
-from jaxtyping import Float32
 from pydantic import Field
 from starlette.convertors import Convertor, register_url_convertor
 
@@ -38,7 +36,7 @@ from coca.search.records import (
 )
 from coca.search.records import Hit as FoundHit
 from coca.search.store import Collection
-from coca.server.bodies import MAX_LIMIT, Body, CollectionName, DataUri, ItemId
+from coca.server.bodies import MAX_LIMIT, Body, CollectionName, DataUri, ItemId, Whole
 from coca.server.collections.served_collection import ServedCollection
 from coca.server.errors import WRITE_ERRORS, ServiceError
 from coca.server.images.data_uris import read_data_uri
@@ -49,6 +47,8 @@ NAME = "name"
 """Key of the metadata of an upload: the name of its file."""
 
 # Bodies of `/v1/items`: read, add, change and delete items.
+
+Edited: TypeAlias = Annotated[str, Field(pattern=r"^(caption|tags|time)$|^metadata\.")]
 
 
 class Item(Body):
@@ -106,7 +106,7 @@ class NewItem(Body):
     caption: Annotated[str, Field(max_length=65_535)] = ""
     tags: Annotated[list[str], Field(max_length=256)] = []
     album: Annotated[str, Field(max_length=4_096)] = ""
-    time: int | None = None
+    time: Whole | None = None
     metadata: dict[str, Any] = {}
     generate_caption: bool = False
     """Generate a caption if none is given."""
@@ -119,13 +119,13 @@ class ItemChange(Body):
     index`.
     """
 
-    undo: Annotated[list[str], Field(max_length=256)] = []
+    undo: Annotated[list[Edited], Field(max_length=256)] = []
     """Fields to restore, of those in `unedited`; before the other changes."""
     caption: Annotated[str, Field(max_length=65_535)] | None = None
     tags: Annotated[list[str], Field(max_length=256)] | None = None
     add_tags: Annotated[list[str], Field(max_length=256)] = []
     remove_tags: Annotated[list[str], Field(max_length=256)] = []
-    time: int | None = None
+    time: Whole | None = None
     metadata: dict[str, Any] = {}
     """Keys to set, as a JSON merge patch: null removes a key."""
     hidden: bool | None = None
@@ -234,7 +234,8 @@ def add_item(tenant: Tenant, new: NewItem) -> tuple[Record, bool]:
     caption, generated = annotation.caption, False
     if new.generate_caption and not caption:
         caption, generated = service.model.caption([image])[0].text, True
-    vector, text_vector = service.model.embed_images([image])[0], _text_vector(tenant, caption)
+    vector = service.model.embed_images([image])[0]
+    text_vector = service.model.embed_texts([caption])[0] if caption.strip() else None
     metadata = {**annotation.metadata, **({NAME: new.name} if new.name else {})}
     with served.writing():
         # Another request may have added the image, and changed it, while this one embedded it.
@@ -341,10 +342,6 @@ def _changed_copies(
         if record.hidden != copy.hidden or set(tags) != set(copy.tags):
             found.append((copy, replace(copy, hidden=record.hidden, tags=tuple(tags))))
     return found
-
-
-def _text_vector(tenant: Tenant, caption: str) -> Float32[np.ndarray, " E"] | None:
-    return tenant.service.model.embed_texts([caption])[0] if caption.strip() else None
 
 
 def _size(*values: Any) -> int:

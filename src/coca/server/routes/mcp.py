@@ -14,7 +14,7 @@ from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import ToolAnnotations
-from pydantic import Field, create_model, model_validator
+from pydantic import ConfigDict, Field, create_model, model_validator
 from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Message, Receive, Send
@@ -148,17 +148,13 @@ class SheetQuery(Scope):
 
     @model_validator(mode="after")
     def _has_search_or_ids(self) -> "SheetQuery":
-        unused = (name for name in type(self).model_fields if name not in ("ids", "collection"))
-        given = [name for name in unused if getattr(self, name) != self._default(name)]
-        if self.ids and given:
+        fields = type(self).model_fields.items()
+        given = [name for name, field in fields if getattr(self, name) != field.default]
+        if self.ids and (given := [name for name in given if name not in ("ids", "collection")]):
             raise ValueError(
                 f"ids are the items to show, and {given[0]} is of a search: leave one of them out"
             )
         return self
-
-    @classmethod
-    def _default(cls, name: str) -> Any:
-        return cls.model_fields[name].default
 
 
 def mcp_route() -> tuple[Route, StreamableHTTPSessionManager]:
@@ -239,6 +235,8 @@ def _request(body: Body) -> SearchRequest:
 
 class _Arguments(ArgModelBase):
     """Arguments of a tool that are the fields of its parameter `body`."""
+
+    model_config = ConfigDict(strict=False)  # agents write some numbers as texts
 
     def model_dump_one_level(self) -> dict[str, Any]:
         """Return the arguments of the function."""

@@ -1,26 +1,31 @@
 """Routes `/v1/searches`, with their bodies: saved searches of a collection."""
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from fastapi import APIRouter, Path
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from coca.search.mining.saved_searches import SavedSearch, SavedSearches
+from coca.search.mining.saved_searches import NAME, SavedSearch, SavedSearches
 from coca.search.query.query_terms import Term
-from coca.server.bodies import MAX_EXAMPLES, MAX_TEXT, Body, Example, Scope, Text
+from coca.server.bodies import MAX_EXAMPLES, MAX_TEXT, Body, Example, Scope, Text, given
 from coca.server.errors import WRITE_ERRORS
 from coca.server.routes.items import Named
 from coca.server.routes.search import filter_of
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Writer
 
+_POSITIVE: Any = {"required": ["positive"], "properties": {"positive": {"minItems": 1}}}
+Mark: TypeAlias = Annotated[Example, Field(json_schema_extra={"not": given("image")})]
+
 
 class SearchToSave(Scope):
     """A query with its marks and filters."""
 
+    model_config = ConfigDict(json_schema_extra={"anyOf": [given("text"), _POSITIVE]})
+
     text: Text | None = None
-    positive: Annotated[list[Example], Field(max_length=MAX_EXAMPLES)] = []
+    positive: Annotated[list[Mark], Field(max_length=MAX_EXAMPLES)] = []
     """Items that are right, and further texts; no images."""
-    negative: Annotated[list[Example], Field(max_length=MAX_EXAMPLES)] = []
+    negative: Annotated[list[Mark], Field(max_length=MAX_EXAMPLES)] = []
     """Items and texts that are not meant."""
     link: Annotated[str, Field(max_length=MAX_TEXT)] = ""
     """Text of the client, such as the address of its page; it is returned as it is."""
@@ -47,6 +52,7 @@ class SavedSearchList(Body):
 router = APIRouter(prefix="/v1/searches", tags=["search"], route_class=KeyedRoute)
 
 Name: TypeAlias = Annotated[str, Path(min_length=1, max_length=64)]
+NewName: TypeAlias = Annotated[Name, Path(json_schema_extra={"pattern": f"^{NAME.pattern}$"})]
 
 
 @router.get("")
@@ -61,7 +67,7 @@ def searches(tenant: CurrentTenant, collection: Named = None) -> SavedSearchList
 
 
 @router.put("/{name}", responses=WRITE_ERRORS)
-def save(name: Name, body: SearchToSave, tenant: Writer) -> SavedSearchItem:
+def save(name: NewName, body: SearchToSave, tenant: Writer) -> SavedSearchItem:
     """Save a search under a name, or look at it again: its first images of now are seen."""
     served = tenant.collection(body.collection)
     search = SavedSearch(

@@ -64,7 +64,7 @@ async def with_json(request: Request, body: type[BaseModel]) -> Request:
 
     kept = [pair for pair in request.scope["headers"] if pair[0] != b"content-type"]
     headers = [*kept, (b"content-type", b"application/json")]
-    return Request({**request.scope, "headers": headers}, receive)
+    return JsonRequest({**request.scope, "headers": headers}, receive)
 
 
 def _parsed(text: str, schema: Mapping[str, Any]) -> Any:
@@ -72,10 +72,23 @@ def _parsed(text: str, schema: Mapping[str, Any]) -> Any:
     if any(kind.get("type") == "string" for kind in kinds):
         return text
     try:
-        return json.loads(text)
+        return json.loads(text.lower() if text in ("True", "False") else text)  # of Python
     except (ValueError, RecursionError):
         # The model of the body names the field and what is allowed.
         return text
+
+
+class JsonRequest(Request):
+    """Request in whose JSON 2.0 is a whole number, as in JSON Schema."""
+
+    async def json(self) -> Any:
+        """Parse the body."""
+
+        def number(text: str) -> float:
+            found = float(text)
+            return int(found) if abs(found) < 2**63 and found.is_integer() else found
+
+        return json.loads(await self.body(), parse_float=number)
 
 
 # Tenant of a request: its key is checked before its body is read.
@@ -167,7 +180,7 @@ class KeyedRoute(APIRoute):
             if body is not None:
                 if body.max_bytes is not None:
                     receive = bounded(receive, body.max_bytes)
-                    request = Request(request.scope, receive)
+                request = JsonRequest(request.scope, receive)
                 kind = request.headers.get("content-type", "")
                 if kind.startswith("multipart/form-data"):
                     request = await with_json(request, body)
