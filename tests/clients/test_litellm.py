@@ -15,14 +15,6 @@ TEXTS = ["two dogs play", "a red car", "a cat"]
 KEY = "key-of-the-tests-of-all-clients-1"
 
 
-def test_embeddings_are_those_of_the_model(process: ServerProcess, predictor: Predictor) -> None:
-    found = litellm.embedding(
-        model="openai/coca", input=TEXTS, api_base=f"{process.url}/v1", api_key=KEY
-    )
-    vectors = [one["embedding"] for one in found.data]
-    assert np.allclose(vectors, predictor.embed_texts(TEXTS), atol=1e-5)
-
-
 @pytest.mark.parametrize("provider", ["cohere", "jina_ai"])
 def test_documents_are_reranked(
     process: ServerProcess, predictor: Predictor, provider: str

@@ -17,7 +17,7 @@ PROTOCOLS = Plugin(
     adds="Routes of OpenAI, Cohere, Infinity, KServe and text-embeddings-inference.",
     routes={
         name: f"coca.experimental.protocols.{name}:router"
-        for name in ("openai", "cohere", "infinity", "kserve", "tei")
+        for name in ("openai", "infinity", "kserve", "tei")
     },
 )
 IMMICH = Plugin(

@@ -116,6 +116,9 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
         schema = describe()
         for name in {"caption", "answer"}.difference(capable):
             schema["paths"].pop(f"/v1/{name}", None)
+        for model in schema["components"]["schemas"].values():
+            if bounded := model.get("properties", {}).get("dimensions"):
+                bounded["anyOf"][0]["maximum"] = service.model.predictor.embed_dim
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]

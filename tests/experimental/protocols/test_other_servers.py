@@ -26,12 +26,6 @@ def test_infinity_embeds_by_modality(
     assert client.get("/models").json() == client.get("/v1/models").json()
 
 
-def test_the_second_version_of_cohere_ranks_as_the_first(client: TestClient) -> None:
-    body = {"query": "a red car", "documents": TEXTS}
-    first, second = (client.post(f"/{it}/rerank", json=body).json() for it in ("v1", "v2"))
-    assert first["results"] == second["results"]
-
-
 def test_health_is_reported(client: TestClient) -> None:
     assert client.get("/health").json() == {"status": "ok"}
     assert client.get("/v2/health/live").json() == {"live": True}

@@ -30,13 +30,6 @@ def test_requests_of_milvus_are_answered(
     assert sorted(rank["index"] for rank in ranks) == [0, 1]
 
 
-@pytest.mark.parametrize(
-    "body", [{}, {"inputs": []}, {"inputs": ""}, {"inputs": "a", "truncation_direction": "Up"}]
-)
-def test_an_invalid_request_is_422(client: TestClient, body: dict[str, object]) -> None:
-    assert client.post("/embed", json=body).status_code == 422
-
-
 def test_texts_are_ranked_by_cosine(client: TestClient, predictor: Predictor) -> None:
     texts = ["two dogs play", "a red car", "a cat"]
     cosines = predictor.embed_texts(texts) @ predictor.embed_texts(["a red car"])[0]

@@ -1,4 +1,4 @@
-"""Routes `/embeddings` and `/models` of Infinity, and its form of `/rerank`, which `tei` serves."""
+"""Route `/embeddings` of Infinity, and its form of `/rerank`, which `tei` serves."""
 
 from typing import Literal
 
@@ -8,12 +8,10 @@ from coca.experimental.protocols.openai import (
     EmbeddingRequest,
     EmbeddingResponse,
     Foreign,
-    ModelList,
     RerankRequest,
     TextOrImage,
     Usage,
     embeddings,
-    models,
     rerank,
 )
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute
@@ -54,12 +52,6 @@ def embeddings_by_modality(body: ModalEmbeddingRequest, tenant: CurrentTenant) -
         files = [TextOrImage(image=it) if isinstance(it, str) else it for it in inputs]
         return embeddings(body.model_copy(update={"input": files}), tenant)
     return embeddings(body, tenant)
-
-
-@router.get("/models")
-def list_models(tenant: CurrentTenant) -> ModelList:
-    """List the model of the service, as `/v1/models` does."""
-    return models(tenant)
 
 
 def infinity_response(body: RerankRequest, tenant: CurrentTenant) -> InfinityRerankResponse:

@@ -1,5 +1,7 @@
 """Routes `/v1/embeddings` and `/v1/models` of OpenAI, and `/v1/rerank` of Cohere and Jina.
 
+Cohere's second version has `/v2/rerank`, and Infinity `/models`.
+
 Unknown fields are ignored, since clients send fields of other services, and null is the default of
 a field, since clients in other languages send it.
 """
@@ -16,11 +18,11 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 import numpy as np
 from fastapi import APIRouter
 from jaxtyping import Float, Float32
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from coca.core.errors import ConfigError
 from coca.runtime.short_vectors import shortened
-from coca.server.bodies import MAX_TEXT, DataUri, exactly_one
+from coca.server.bodies import MAX_TEXT, Body, DataUri, exactly_one
 from coca.server.errors import ServiceError
 from coca.server.images.data_uris import read_data_uri
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute
@@ -30,12 +32,14 @@ MAX_INPUTS = 2_048
 """Maximum number of inputs of one request, as of OpenAI."""
 MAX_TOKENS = 8_192
 """Maximum number of token ids of one input, as of OpenAI."""
+MAX_TOKEN_ID = 100_255
+"""Largest token id of `ENCODING`, special tokens aside."""
 
 
 class Foreign(BaseModel):
     """Base class of bodies that other services define."""
 
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = {**Body.model_config, "extra": "ignore"}
 
     max_bytes: ClassVar[int | None] = None
     """As in `Body`: all requests may have images."""
@@ -51,7 +55,9 @@ class TextOrImage(Foreign):
 
 
 Input: TypeAlias = str | TextOrImage
-TokenId: TypeAlias = Annotated[StrictInt, Field(ge=0, le=100_255)]
+TokenId: TypeAlias = Annotated[
+    int, Field(json_schema_extra={"minimum": 0, "maximum": MAX_TOKEN_ID})
+]
 TokenIds: TypeAlias = Annotated[
     list[TokenId],
     Field(
@@ -124,7 +130,7 @@ class RerankRequest(Foreign):
     model: str | None = None
     """Ignored: the service has one model."""
     top_n: Annotated[int, Field(ge=1)] | None = None
-    return_documents: StrictBool | None = None
+    return_documents: bool | None = None
 
 
 class RankedDocument(Foreign):
@@ -160,9 +166,6 @@ class ModelList(Foreign):
     data: list[Model]
 
 
-# Decode the token ids of OpenAI's clients; langchain-openai sends them in place of texts.
-
-
 logger = logging.getLogger(__name__)
 
 ENCODING = "cl100k_base"
@@ -182,10 +185,10 @@ def decode_tokens(inputs: Sequence[Sequence[int]]) -> list[str]:
             f"encoding {ENCODING} is missing; with langchain-openai pass "
             "check_embedding_ctx_length=False"
         )
-    try:
-        return [encoding.decode(ids) for ids in inputs]
-    except (KeyError, OverflowError):
-        raise ConfigError(f"input has a token id that {ENCODING} does not have") from None
+    for id in (id for ids in inputs for id in ids):
+        if not 0 <= id <= MAX_TOKEN_ID:
+            raise ConfigError(f"token ids of {ENCODING} are 0 to {MAX_TOKEN_ID:,}, got {id:,}")
+    return [encoding.decode(ids) for ids in inputs]
 
 
 def _encoding() -> Any:
@@ -226,6 +229,7 @@ def embeddings(body: EmbeddingRequest, tenant: CurrentTenant) -> EmbeddingRespon
 
 
 @router.post("/v1/rerank")
+@router.post("/v2/rerank", tags=["cohere"])
 def rerank(body: RerankRequest, tenant: CurrentTenant) -> RerankResponse:
     """Rank documents: images by the likelihood of the query as caption, texts by the cosine."""
     model = tenant.service.model
@@ -248,6 +252,7 @@ def rerank(body: RerankRequest, tenant: CurrentTenant) -> RerankResponse:
 
 
 @router.get("/v1/models")
+@router.get("/models", tags=["infinity"])
 def models(tenant: CurrentTenant) -> ModelList:
     """List the model of the service."""
     return ModelList(data=[Model(id=name_of(tenant.service.model))])

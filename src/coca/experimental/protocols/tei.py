@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from fastapi import APIRouter
-from pydantic import Discriminator, Field, RootModel, StrictBool, Tag
+from pydantic import Discriminator, Field, RootModel, Tag
 
 from coca import __version__
 from coca.experimental.protocols.infinity import InfinityRerankResponse, infinity_response
@@ -31,7 +31,7 @@ from coca.server.served_model import ServedModel
 class Truncation(Foreign):
     """How inputs that are too long are shortened."""
 
-    truncate: StrictBool | None = None
+    truncate: bool | None = None
     """Ignored: texts are truncated always, which `/info` reports as `auto_truncate`."""
     truncation_direction: Literal["Right", "right", "Left", "left", ""] | None = None
     """Side at which a text is truncated that is too long; null and empty: right."""
@@ -49,7 +49,7 @@ class EmbedRequest(Truncation):
         Annotated[str, Field(min_length=1)]
         | Annotated[list[str], Field(min_length=1, max_length=MAX_INPUTS)]
     )
-    normalize: StrictBool | None = None
+    normalize: bool | None = None
     """Ignored: vectors have length 1."""
     dimensions: Annotated[int, Field(ge=1)] | None = None
     """Keep the first numbers only, and normalize them again."""
@@ -60,9 +60,9 @@ class RankRequest(Truncation):
 
     query: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
     texts: Annotated[list[str], Field(min_length=1, max_length=1_000)]
-    raw_scores: StrictBool | None = None
+    raw_scores: bool | None = None
     """Return the cosine of a text; for an image, the mean log probability of a token, in nats."""
-    return_text: StrictBool | None = None
+    return_text: bool | None = None
 
 
 def _kind(body: Any) -> str:
