@@ -113,6 +113,16 @@ def test_half_precision_stays_near_fp32(images: Tensor, tokens: Tensor, dtype: t
     assert wide.dtype == dtype
 
 
+def test_residual_branches_start_smaller_in_a_deeper_model() -> None:
+    torch.manual_seed(0)
+    model, text = CoCa(tiny_config()), tiny_config().text
+    scale = (2 * (text.unimodal_layers + text.multimodal_layers)) ** -0.5
+    for decoder in (model.unimodal_decoder, model.multimodal_decoder):
+        for name, weight in decoder.named_parameters():
+            if name.endswith(("out.weight", "down.weight")):
+                assert weight.std().item() == pytest.approx(scale * weight.shape[1] ** -0.5, 0.15)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_an_untrained_model_is_at_chance(tied: bool) -> None:
     torch.manual_seed(0)

@@ -26,8 +26,8 @@ from tiny_openclip import ours_of, peer
 
 @pytest.fixture
 def folder(tmp_path: Path, tiny_model: CoCa) -> Path:
-    save_model(tmp_path / "model", tiny_model)
-    return tmp_path / "model"
+    save_model(tmp_path / "new/model", tiny_model)
+    return tmp_path / "new/model"
 
 
 def test_a_model_is_loaded_from_its_folder_alone(

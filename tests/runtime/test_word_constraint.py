@@ -87,18 +87,16 @@ def test_captions_of_a_batch_have_states_of_their_own() -> None:
     constraint = constraint_of([[3, 4], [5]])
     states = constraint.states(np.array([[3, 4, 3], [5, 3, 4], [5, 5, 5]]))
     mask = constraint.forbidden(states, np.array([4, 4, 1]), width=SIZE)
-    assert [np.flatnonzero(~row).tolist() for row in mask] == [
-        [4],
-        [EOS, *MARKS, 3, 5],
-        [EOS, *MARKS, 5],
-    ]
+    expected = [[4], [EOS, *MARKS, 3, 5], [EOS, *MARKS, 5]]
+    assert [np.flatnonzero(~row).tolist() for row in mask] == expected
     assert constraint.is_whole(states).tolist() == [False, True, True]
 
 
-def test_ids_beyond_the_tokenizer_are_forbidden() -> None:
-    constraint = constraint_of([[3]])
-    mask = constraint.forbidden(constraint.states(np.zeros((1, 0), int)), np.array([3]), width=12)
-    assert mask[0, SIZE:].all()
+def test_ids_beyond_the_tokenizer_are_forbidden_and_part_of_no_word() -> None:
+    constraint = constraint_of([[3, 4]])
+    states = constraint.states(np.array([[3, SIZE], [3, -1]]))
+    assert constraint.is_whole(states).all()
+    assert constraint.forbidden(states, np.array([3, 3]), width=12)[:, SIZE:].all()
 
 
 @pytest.mark.parametrize("remaining", [0, -2])

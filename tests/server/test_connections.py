@@ -1,5 +1,6 @@
 """Clients that send or read too slowly, as real connections to a `coca serve` process."""
 
+import asyncio
 import resource
 import signal
 import socket
@@ -8,8 +9,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from uvicorn import Config
+from uvicorn.server import ServerState
 
 from coca.inference.predictor import Predictor
+from coca.server.connections import ConnectionLimits, limited_protocol
 from server_process import SEARCH_HEAD, ServerProcess, serving
 from tiny_collection import write_collections
 
@@ -136,6 +140,25 @@ def test_a_client_that_does_not_read_is_disconnected(
         pytest.raises(ConnectionError),
     ):
         send_without_end(connection, whole)
+
+
+def test_a_client_that_reads_on_in_time_keeps_its_connection() -> None:
+    async def is_closed(reads_on: bool) -> bool:
+        near, far = socket.socketpair()
+        kind = limited_protocol(ConnectionLimits(60, 0.01, 1))
+        with far:
+            transport, protocol = await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: kind(Config(print), ServerState(), {}), near
+            )
+            protocol.pause_writing()
+            if reads_on:
+                protocol.resume_writing()
+            await asyncio.sleep(0.1)
+            closed = transport.is_closing()
+            transport.abort()
+        return closed
+
+    assert [asyncio.run(is_closed(reads_on)) for reads_on in (False, True)] == [True, False]
 
 
 def send_without_end(connection: socket.socket, part: bytes) -> None:

@@ -130,7 +130,7 @@ class WordConstraint:
         mask = np.ones((len(states), width), bool)
         mask[:, : self._vocab_size] = self._forbidden[level]
         # The children of the root are in the table.
-        first = np.where(states == 0, 0, self._first[states])
+        first = self._first[states]
         counts = np.where(states == 0, 0, self._first[states + 1] - first)
         rows = np.repeat(np.arange(len(states)), counts)
         edges = np.arange(len(rows)) + np.repeat(first - (counts.cumsum() - counts), counts)

@@ -36,7 +36,8 @@ def new(number: int, **fields: object) -> dict[str, object]:
 
 
 def test_an_item_is_added_found_changed_and_deleted(client: TestClient, service: Service) -> None:
-    body = new(200, caption="a red car", tags=["x"], metadata={"year": 1}, name="car.png")
+    fields = {"year": 1, "captions": ["a car", "a red car"]}
+    body = new(200, caption="a red car", tags=["x"], metadata=fields, name="car.png")
     added = client.post("/v1/items", json=body)
     assert added.status_code == 201, added.text
     item = added.json()
@@ -46,12 +47,9 @@ def test_an_item_is_added_found_changed_and_deleted(client: TestClient, service:
     assert ids(client, {"image": body["image"], "collection": "others"})[0] == item["id"]
     again = client.post("/v1/items", json=body)
     assert (again.status_code, again.json()) == (200, item)
-    change = {
-        "add_tags": ["y"],
-        "remove_tags": ["x"],
-        "caption": "a cat",
-        "metadata": {"year": None},
-    }
+    assert item["captions"] == ["a red car", "a car"]
+    gone = dict.fromkeys(fields)
+    change = {"add_tags": ["y"], "remove_tags": ["x"], "caption": "a cat", "metadata": gone}
     changed = client.patch(url, json=change).json()
     assert (changed["tags"], changed["caption"]) == (["y"], "a cat")
     assert changed["metadata"] == {"name": "car.png"}
