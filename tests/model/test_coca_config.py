@@ -5,11 +5,12 @@ from coca.model.coca_config import CoCaConfig, PoolerConfig, TextDecoderConfig
 from coca.model.encoders.vit import ViTConfig
 from coca.model.pretrained import count_parameters
 
+TABLE_1 = {"coca_base": 382.8, "coca_large": 787.4, "coca_2b": 2101.8}
+SMALL = {"coca_small": 58.8, "coca_mini": 18.0, "coca_tiny": 7.4}
 
-@pytest.mark.parametrize(
-    ("preset", "millions"), [("coca_base", 382.8), ("coca_large", 787.4), ("coca_2b", 2101.8)]
-)
-def test_the_sizes_of_table_1_come_out_to_a_tenth_of_a_million(
+
+@pytest.mark.parametrize(("preset", "millions"), [*TABLE_1.items(), *SMALL.items()])
+def test_the_documented_sizes_come_out_to_a_tenth_of_a_million(
     preset: str, millions: float
 ) -> None:
     counts = count_parameters(CoCaConfig.presets()[preset])

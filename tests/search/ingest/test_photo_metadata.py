@@ -194,6 +194,11 @@ def test_deep_xmp_is_not_read(levels: int, expected: dict[str, str]) -> None:
     assert read_xmp(xmp(f"<dc:title>a</dc:title>{inner}")).metadata == expected
 
 
+def test_xmp_of_too_many_elements_is_not_read() -> None:
+    packets = (xmp("<dc:title>a</dc:title>" + "<a/>" * count) for count in (99_994, 99_995))
+    assert [read_xmp(packet).metadata for packet in packets] == [{"title": "a"}, {}]
+
+
 def test_long_texts_and_lists_are_cut_to_what_a_collection_stores() -> None:
     many = "".join(f"<rdf:li>{n}{'ü' * 600}</rdf:li>" for n in range(1_000))
     packet = xmp(

@@ -75,13 +75,16 @@ def check(store: Store, before: dict[str, Record]) -> None:
     assert [info.collection for info in store.list()] == ["pictures"]
 
 
-def test_everything_but_the_vectors_stays(store: Store, old: Collection) -> None:
+def test_everything_but_the_vectors_stays(
+    store: Store, old: Collection, capsys: pytest.CaptureFixture[str]
+) -> None:
     old.patch({old.ids()[0]: {"hidden": True, "tags": ("x",)}})
     vector = np.eye(16, dtype=np.float32)[0]
     old.upsert([Record(id="text", path="", caption="four", vector=vector, text_vector=vector)])
     before, newer = all_of(old), Newer()
-    report = reindex(store, "pictures", newer, batch_size=4)
+    report = reindex(store, "pictures", newer, batch_size=4, progress=True)
     assert report == ReindexReport(embedded=8, is_promoted=True)
+    assert "embed images again 8/8" in capsys.readouterr().err
     # Copies are embedded once.
     assert sorted(newer.embedded) == [b"%d" % n for n in range(6)]
     check(store, before)

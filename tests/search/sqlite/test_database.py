@@ -23,3 +23,5 @@ def test_a_query_ends_when_it_is_cancelled(tmp_path: Path) -> None:
     with database.reading() as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
     database.close()
+    # The page size in the header, by the format of SQLite.
+    assert (tmp_path / "a.db").read_bytes()[16:18] == (8_192).to_bytes(2, "big")

@@ -100,7 +100,6 @@ def test_images_of_every_format_are_written(tmp_path: Path, form: str) -> None:
     ("sample", "reason"),
     [
         (Sample("a.b", image_bytes(1)), "bad_key"),
-        (Sample("../a", image_bytes(1)), "bad_key"),
         (Sample("/a", image_bytes(1)), "bad_key"),
         (Sample("a\0", image_bytes(1)), "bad_key"),
         (Sample("a", b"no image"), "not_an_image"),
