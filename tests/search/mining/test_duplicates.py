@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from coca.search.mining.duplicates import Pair, near_duplicates
 from coca.search.mining.images import Compared, read_images
-from coca.search.perceptual_hash import HASH_BYTES, mirrored, perceptual_hash, stacked
+from coca.search.perceptual_hash import HASH_BYTES, mirrored, normalized, perceptual_hash, stacked
 from coca.search.records import Origin, Record
 from coca.search.store import Collection
 
@@ -137,6 +137,8 @@ def test_uniform_images_and_images_without_a_hash_are_like_no_other() -> None:
         vectors=images.vectors, hashes=stacked([b""] * 4), sizes=np.zeros((4, 2), np.int64)
     )
     assert near_duplicates(joined(images, unknown, images, unknown)).pairs == []
+    levels = np.array([[128, 130] * 128, [128, 129] * 128], np.uint8)
+    assert np.linalg.norm(normalized(levels), axis=1).tolist() == [1.0, 0.5]
 
 
 def test_many_equal_images_take_memory_for_images_and_not_for_pairs() -> None:
