@@ -24,11 +24,6 @@ expected-statuses = [400, 401, 403, 404, 405, 409, 413, 415, 422, 429]
 [[operations]]
 include-path = "/v1/search"
 checks.positive_data_acceptance.enabled = false
-
-# The schemas of Infinity and immich are theirs.
-[[operations]]
-include-path = ["/embeddings", "/predict"]
-checks.positive_data_acceptance.enabled = false
 """
 
 

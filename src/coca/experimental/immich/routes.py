@@ -1,12 +1,12 @@
 """Routes `/predict` and `/ping` of immich's machine learning service: its smart search."""
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from coca.experimental.protocols.openai import Foreign
 from coca.server.bodies import DataUri
@@ -20,8 +20,24 @@ class PredictEntry(Foreign):
     modelName: str = ""  # noqa: N815
 
 
+def _task(kind: str, needed: str, **types: str) -> dict[str, Any]:
+    """Build the schema of the requests of a kind of model, by the types of their fields."""
+    entries = {"required": ["clip"], "properties": {"clip": {"required": [kind]}}}
+    shown = {name: {"type": type_} for name, type_ in types.items()}
+    return {"required": [needed], "properties": {"entries": entries, **shown}}
+
+
 class PredictRequest(Foreign):
     """An image or a text, and the task: only `clip`, the embedding, is available."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                _task("visual", "image", image="string"),
+                _task("textual", "text", text="string", image="null"),
+            ]
+        }
+    )
 
     entries: dict[
         Literal["clip"],

@@ -1,8 +1,9 @@
 """Route `/embeddings` of Infinity, and its form of `/rerank`, which `tei` serves."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter
+from pydantic import ConfigDict
 
 from coca.experimental.protocols.openai import (
     EmbeddingRequest,
@@ -19,8 +20,21 @@ from coca.server.routes.tenants import CurrentTenant, KeyedRoute
 router = APIRouter(tags=["infinity"], route_class=KeyedRoute)
 
 
+_URI = {"type": "string", "format": "image-data-uri"}
+_IMAGE: Any = {"anyOf": [_URI, {"type": ["object", "array", "integer"]}]}
+
+
 class ModalEmbeddingRequest(EmbeddingRequest):
     """Texts, or with a modality images, as data URIs or base64."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {"modality": {"enum": ["text", None]}}},
+                {"properties": {"input": {**_IMAGE, "items": _IMAGE}}},
+            ]
+        }
+    )
 
     modality: Literal["text", "image"] | None = None
 
