@@ -216,7 +216,7 @@ class Example(ImageReference):
     model_config = ConfigDict(json_schema_extra=exactly_one("text", "image", "id"))
 
     text: Text | None = None
-    weight: Annotated[float, Field(gt=0, le=10)] = 1.0
+    weight: Annotated[float, Field(ge=1e-6, le=10)] = 1.0
 
     @model_validator(mode="after")
     def _has_one_value(self) -> "Example":

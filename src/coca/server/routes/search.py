@@ -103,7 +103,7 @@ class SearchRequest(Scope, ImageReference):
     """List the hidden items instead of the others; without a query only."""
 
     text: Text | None = None
-    weight: Annotated[float, Field(gt=0, le=10, description="Weight of `text`.")] = 1.0
+    weight: Annotated[float, Field(ge=1e-6, le=10, description="Weight of `text`.")] = 1.0
     positive: Annotated[list[Example], Field(max_length=MAX_EXAMPLES)] = []
     negative: Annotated[list[Example], Field(max_length=MAX_EXAMPLES)] = []
 
