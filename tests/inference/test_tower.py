@@ -189,6 +189,7 @@ def test_vectors_and_fingerprint_are_those_of_the_tower(
     assert predictor.fingerprint == tower.fingerprint != predictor.model_fingerprint
     assert (predictor.embed_dim, predictor.logit_scale) == (tower.embed_dim, tower.logit_scale)
     assert predictor.max_text_tokens == tower.max_text_tokens
+    assert (predictor.has_decoder, tower.has_decoder) == (True, False)
     one, other = (it.classify(images[:2], list(NAMES)) for it in (predictor, tower))
     assert one == other
     short = coca.load(trained.root / "run", device="cpu", dimensions=8)
