@@ -25,6 +25,7 @@ BODIES: dict[str, list[Any]] = {
     "PATCH /v1/items": [
         *({"ids": ["0"], "undo": [value]} for value in ("time", "path", "metadata.a\nb")),
         *({"ids": ["0"], "time": value} for value in (-5, 5.0, 2**64)),
+        *({"ids": ["0"], "metadata": {"a": [value]}} for value in (-5, 1e300, {"b": 2**63})),
     ],
     "PUT /v1/searches/{name}": [
         *({"text": value} for value in ("a", " \x1c\x85", None)),

@@ -12,6 +12,8 @@ FORMATS = {
     # Any two of these overlap, so that none ends before another one begins.
     "period": ["", "2021", "May 2021", "2021-05-04"],
     "place": ["", "38.72,-9.14"],
+    # With more tokens than the context of the model it is an error.
+    "prompt": ["", "a red"],
     # Without a place, a distance is an error.
     "distance": [""],
 }

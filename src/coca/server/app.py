@@ -19,6 +19,7 @@ from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddle
 from coca import __version__
 from coca.core.errors import ConfigError
 from coca.core.registry import Registry
+from coca.server.bodies import JSON
 from coca.server.connections import BACKLOG, ConnectionLimits, limited_protocol, max_connections
 from coca.server.errors import ERRORS, add_error_handlers
 from coca.server.middleware import (
@@ -116,6 +117,7 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
         schema = describe()
         for name in {"caption", "answer"}.difference(capable):
             schema["paths"].pop(f"/v1/{name}", None)
+        schema["components"]["schemas"]["Json"] = JSON
         for model in schema["components"]["schemas"].values():
             if bounded := model.get("properties", {}).get("dimensions"):
                 bounded["anyOf"][0]["maximum"] = service.model.predictor.embed_dim

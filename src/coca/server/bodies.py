@@ -84,6 +84,31 @@ Value: TypeAlias = (
     | Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_encodable)]
 )
 
+
+def _without_huge(metadata: dict[str, Any]) -> dict[str, Any]:
+    pending: list[Any] = [metadata]
+    for value in pending:
+        if isinstance(value, dict | list):
+            pending += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, int | float) and not -9e18 <= value <= 9e18:
+            raise ValueError(f"numbers must be in [-9e18, 9e18], got {value!r:.80}")
+    return metadata
+
+
+Metadata: TypeAlias = Annotated[
+    dict[str, Any],
+    AfterValidator(_without_huge),
+    Field(json_schema_extra={"additionalProperties": {"$ref": "#/components/schemas/Json"}}),
+]
+JSON: dict[str, Any] = {
+    "anyOf": [
+        {"type": ["null", "boolean", "string", "number"], "minimum": -9e18, "maximum": 9e18},
+        {"type": "array", "items": {"$ref": "#/components/schemas/Json"}},
+        {"type": "object", "additionalProperties": {"$ref": "#/components/schemas/Json"}},
+    ]
+}
+"""Schema of values of metadata, a component of the OpenAPI document, as it contains itself."""
+
 _FORMATS = {"since": "period", "until": "period", "during": "period", "near": "place"}
 _FORMATS |= {"within": "distance"}
 """Formats of texts in the schema: the patterns of their languages would be long."""

@@ -42,7 +42,7 @@ class CaptionRequest(ImageReference):
     model_config = ConfigDict(json_schema_extra=exactly_one("image", "id"))
 
     collection: CollectionName = None
-    prompt: Annotated[str, Field(max_length=MAX_TEXT)] = ""
+    prompt: Annotated[str, Field(max_length=MAX_TEXT, json_schema_extra={"format": "prompt"})] = ""
 
 
 class GeneratedCaption(Body):

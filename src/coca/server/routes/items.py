@@ -36,7 +36,7 @@ from coca.search.records import (
 )
 from coca.search.records import Hit as FoundHit
 from coca.search.store import Collection
-from coca.server.bodies import MAX_LIMIT, Body, CollectionName, DataUri, ItemId, Whole
+from coca.server.bodies import MAX_LIMIT, Body, CollectionName, DataUri, ItemId, Metadata, Whole
 from coca.server.collections.served_collection import ServedCollection
 from coca.server.errors import WRITE_ERRORS, ServiceError
 from coca.server.images.data_uris import read_data_uri
@@ -107,7 +107,7 @@ class NewItem(Body):
     tags: Annotated[list[str], Field(max_length=256)] = []
     album: Annotated[str, Field(max_length=4_096)] = ""
     time: Whole | None = None
-    metadata: dict[str, Any] = {}
+    metadata: Metadata = {}
     generate_caption: bool = False
     """Generate a caption if none is given."""
 
@@ -126,7 +126,7 @@ class ItemChange(Body):
     add_tags: Annotated[list[str], Field(max_length=256)] = []
     remove_tags: Annotated[list[str], Field(max_length=256)] = []
     time: Whole | None = None
-    metadata: dict[str, Any] = {}
+    metadata: Metadata = {}
     """Keys to set, as a JSON merge patch: null removes a key."""
     hidden: bool | None = None
     """Hide the item from searches, lists and counts, or show it again; its file stays. This and the

@@ -84,7 +84,7 @@ class JsonRequest(Request):
     async def json(self) -> Any:
         """Parse the body."""
 
-        def number(text: str) -> float:
+        def number(text: str) -> int | float:
             found = float(text)
             return int(found) if abs(found) < 2**63 and found.is_integer() else found
 
