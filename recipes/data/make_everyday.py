@@ -2,7 +2,7 @@
 
     python recipes/data/make_everyday.py --photos PHOTOS
 
-It takes about three hours on two cores. A finished step is skipped, and an interrupted one goes on,
+It takes two to three hours on two cores. A finished step is skipped, and an interrupted one goes on,
 so the same command resumes. The commands with their times and the commit are in `record.json` of
 the output folder. Packages are fetched by pip and npm. PHOTOS has what no package contains:
 
