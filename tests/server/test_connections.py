@@ -130,7 +130,7 @@ def test_a_slow_body_may_take_longer_than_a_header(process: ServerProcess) -> No
 
 def test_a_client_that_does_not_read_on_in_time_is_disconnected() -> None:
     async def closed() -> list[bool]:
-        kind, (near, far) = limited_protocol(ConnectionLimits(60, 0.01, 1)), socket.socketpair()
+        kind, (near, far) = limited_protocol(ConnectionLimits(60.0, 0.01, 1)), socket.socketpair()
         own = kind(Config(print), ServerState(), {})
         with far:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: own, near)

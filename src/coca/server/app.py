@@ -19,7 +19,7 @@ from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddle
 from coca import __version__
 from coca.core.errors import ConfigError
 from coca.core.registry import Registry
-from coca.server.bodies import JSON
+from coca.server.bodies import JSON, JSON_VALUE
 from coca.server.connections import BACKLOG, ConnectionLimits, limited_protocol, max_connections
 from coca.server.errors import ERRORS, add_error_handlers
 from coca.server.middleware import (
@@ -119,8 +119,11 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
             schema["paths"].pop(f"/v1/{name}", None)
         schema["components"]["schemas"]["Json"] = JSON
         for model in schema["components"]["schemas"].values():
-            if bounded := model.get("properties", {}).get("dimensions"):
+            properties = model.get("properties", {})
+            if bounded := properties.get("dimensions"):
                 bounded["anyOf"][0]["maximum"] = service.model.predictor.embed_dim
+            if metadata := properties.get("metadata"):
+                metadata["additionalProperties"] = JSON_VALUE
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]

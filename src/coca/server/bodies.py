@@ -95,19 +95,16 @@ def _without_huge(metadata: dict[str, Any]) -> dict[str, Any]:
     return metadata
 
 
-Metadata: TypeAlias = Annotated[
-    dict[str, Any],
-    AfterValidator(_without_huge),
-    Field(json_schema_extra={"additionalProperties": {"$ref": "#/components/schemas/Json"}}),
-]
+Metadata: TypeAlias = Annotated[dict[str, Any], AfterValidator(_without_huge)]
+JSON_VALUE = {"$ref": "#/components/schemas/Json"}
+"""Schema of the values of metadata: a component of the OpenAPI document, as it contains itself."""
 JSON: dict[str, Any] = {
     "anyOf": [
         {"type": ["null", "boolean", "string", "number"], "minimum": -9e18, "maximum": 9e18},
-        {"type": "array", "items": {"$ref": "#/components/schemas/Json"}},
-        {"type": "object", "additionalProperties": {"$ref": "#/components/schemas/Json"}},
+        {"type": "array", "items": JSON_VALUE},
+        {"type": "object", "additionalProperties": JSON_VALUE},
     ]
 }
-"""Schema of values of metadata, a component of the OpenAPI document, as it contains itself."""
 
 _FORMATS = {"since": "period", "until": "period", "during": "period", "near": "place"}
 _FORMATS |= {"within": "distance"}

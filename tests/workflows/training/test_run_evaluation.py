@@ -75,7 +75,8 @@ def test_evaluation_changes_no_bit_of_the_training(images: Path, tmp_path: Path)
 def test_batch_norms_are_left_alone(images: Path, tmp_path: Path) -> None:
     pytest.importorskip("timm")
     encoder = (
-        "model.image={kind: timm, name: test_efficientnet, image_size: 64, width: 256}",
+        "model.image={kind: timm, name: test_efficientnet, image_size: 64, patch_size: 32}",
+        "model.image.width=256",
         "train.steps=4",
     )
     pretrain(recipe(images, tmp_path / "alone", *encoder))
