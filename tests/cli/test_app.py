@@ -19,15 +19,13 @@ from tiny_cli import Run, RunJson, run_traced
 
 def coca_process(*arguments: str, **settings: object) -> "subprocess.Popen[str]":
     """The command in a process of its own, as a shell starts it."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "coca.cli.app", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Whoever starts the tests in the background, without job control, has it ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        **settings,  # type: ignore[call-overload]
-    )
+    command, pipe = [sys.executable, "-m", "coca.cli.app", *arguments], subprocess.PIPE
+    # Whoever starts the tests in the background, without job control, has it ignored. What handles
+    # a signal ends at exec; Python code between fork and exec could end in an abort of gRPC.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, **settings)  # type: ignore[call-overload]
+    signal.signal(signal.SIGINT, before)
+    return process
 
 
 def test_the_help_imports_nothing_heavy() -> None:
