@@ -73,8 +73,9 @@ Expression: TypeAlias = Annotated[
         json_schema_extra={"format": "filter"},
     ),
 ]
-# Nearly 64 bits: clients, and tools that read the schema, round larger ones.
-_IN_64_BITS = Field(ge=-9 * 10**18, le=9 * 10**18)
+_LARGEST = 9 * 10**18
+"""Nearly 64 bits: clients, and tools that read the schema, round larger numbers."""
+_IN_64_BITS = Field(ge=-_LARGEST, le=_LARGEST)
 Whole: TypeAlias = Annotated[int, _IN_64_BITS]
 # In a union, pydantic accepts texts that cannot be encoded.
 Value: TypeAlias = (
@@ -90,7 +91,7 @@ def _without_huge(metadata: dict[str, Any]) -> dict[str, Any]:
     for value in pending:
         if isinstance(value, dict | list):
             pending += value.values() if isinstance(value, dict) else value
-        elif isinstance(value, int | float) and not -9e18 <= value <= 9e18:
+        elif isinstance(value, int | float) and not -_LARGEST <= value <= _LARGEST:
             raise ValueError(f"numbers must be in [-9e18, 9e18], got {value!r:.80}")
     return metadata
 
@@ -100,7 +101,8 @@ JSON_VALUE = {"$ref": "#/components/schemas/Json"}
 """Schema of the values of metadata: a component of the OpenAPI document, as it contains itself."""
 JSON: dict[str, Any] = {
     "anyOf": [
-        {"type": ["null", "boolean", "string", "number"], "minimum": -9e18, "maximum": 9e18},
+        {"type": ["null", "boolean", "string"]},
+        {"type": "number", "minimum": -_LARGEST, "maximum": _LARGEST},
         {"type": "array", "items": JSON_VALUE},
         {"type": "object", "additionalProperties": JSON_VALUE},
     ]
