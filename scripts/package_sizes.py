@@ -2,7 +2,7 @@
 
 python scripts/package_sizes.py            # HEAD
 python scripts/package_sizes.py v0.1.0 HEAD
-python scripts/package_sizes.py --budget   # the working tree and its limits; exit code 1 above one
+python scripts/package_sizes.py --budget   # the working tree; exit code 1 above a limit
 """
 
 import ast
@@ -106,49 +106,46 @@ def table(revisions: list[str]) -> str:
 
 
 class Row(NamedTuple):
-    """A limit of the project: what is counted, how much there is, and how much may be."""
+    """A size of the project, its goal, and its limit if it has one."""
 
     what: str
     count: int
-    limit: int
     goal: int
-    """What the limit falls to."""
+    limit: int | None = None
+
+    @property
+    def is_above(self) -> bool:
+        """Whether the count is above the limit."""
+        return self.limit is not None and self.count > self.limit
 
 
 def budget() -> list[Row]:
-    """Count the working tree against the limits of CONTRIBUTING.md."""
+    """Count the working tree against the limits and goals of CONTRIBUTING.md."""
     listing = subprocess.run(
         ["git", "ls-files", "-z"], check=True, capture_output=True, text=True, cwd=CLONE
     ).stdout
     files = [path for name in listing.split("\0") if name and (path := CLONE / name).is_file()]
     names = (CLONE / "tests" / "public_names.txt").read_text(encoding="utf-8").splitlines()
 
-    def lines(folder: str, *suffixes: str, without: str = "-") -> int:
+    def lines(folder: str, *suffixes: str) -> int:
         chosen = [path for path in files if path.suffix in suffixes and _is_in(path, folder)]
-        return sum(path.read_bytes().count(b"\n") for path in chosen if not _is_in(path, without))
+        return sum(path.read_bytes().count(b"\n") for path in chosen)
 
     def public(pattern: str) -> int:
         return sum(re.match(pattern, name) is not None for name in names)
 
-    experimental, results = f"{ROOT}/experimental", "benchmarks/results"
     words = [path.read_text(encoding="utf-8").split() for path in (CLONE / "docs").glob("*.md")]
-    kept = [path for path in files if _is_in(path, results)]
+    kept = [path for path in files if _is_in(path, "benchmarks/results")]
     return [
-        Row(
-            "src/coca, lines of Python",
-            lines(str(ROOT), ".py", without=experimental),
-            58_000,
-            50_000,
-        ),
-        Row("src/coca/experimental, lines of Python", lines(experimental, ".py"), 5_500, 5_500),
-        Row("JavaScript, CSS, HTML, lines", lines("src", ".js", ".css", ".html"), 5_500, 5_000),
-        Row("tests, lines of Python", lines("tests", ".py"), 54_300, 42_000),
-        Row("benchmarks, lines of Python", lines("benchmarks", ".py"), 5_000, 5_000),
-        Row("benchmarks/results, files", len(kept), 25, 25),
-        Row("docs/*.md, words", sum(map(len, words)), 42_000, 40_000),
+        Row("src/coca, lines of Python", lines(str(ROOT), ".py"), 54_000, 64_500),
         Row("options of commands", public(r"coca .* --"), 260, 260),
         Row("keys of recipes", public("recipe "), 800, 800),
         Row("routes of the service", public(r"(GET|POST|PUT|PATCH|DELETE) \S+$"), 36, 36),
+        Row("JavaScript, CSS, HTML, lines", lines("src", ".js", ".css", ".html"), 4_000),
+        Row("tests, lines of Python", lines("tests", ".py"), 45_000),
+        Row("benchmarks, lines of Python", lines("benchmarks", ".py"), 5_000),
+        Row("benchmarks/results, files", len(kept), 25),
+        Row("docs/*.md, words", sum(map(len, words)), 25_000),
     ]
 
 
@@ -157,11 +154,11 @@ def _is_in(path: Path, folder: str) -> bool:
 
 
 def budget_table(rows: Sequence[Row]) -> str:
-    """Write the limits as a Markdown table; a count above its limit is marked."""
-    head = "| what | now | limit | goal |\n|---|---|---|---|\n"
+    """Write sizes, goals and limits as a Markdown table; a count above its limit is marked."""
+    head = "| what | now | goal | limit |\n|---|---|---|---|\n"
     return head + "\n".join(
-        f"| {row.what} | {row.count:,}{' (above)' if row.count > row.limit else ''} "
-        f"| {row.limit:,} | {row.goal:,} |"
+        f"| {row.what} | {row.count:,}{' (above)' if row.is_above else ''} "
+        f"| {row.goal:,} | {'-' if row.limit is None else f'{row.limit:,}'} |"
         for row in rows
     )
 
@@ -170,5 +167,5 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--budget"]:
         counted = budget()
         sys.stdout.write(budget_table(counted) + "\n")
-        sys.exit(any(row.count > row.limit for row in counted))
+        sys.exit(any(row.is_above for row in counted))
     sys.stdout.write(table(sys.argv[1:] or ["HEAD"]) + "\n")

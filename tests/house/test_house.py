@@ -1,4 +1,4 @@
-"""Project rules: file length and size, module docstrings, import layers."""
+"""Project rules: size of kept files, module docstrings, import layers."""
 
 import ast
 import re
@@ -15,12 +15,6 @@ PACKAGE = ROOT / "src" / "coca"
 WEIGHTS = PACKAGE / "weights"
 PHOTOS = PACKAGE / "demo" / "photos.zip"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-SOURCES = sorted(
-    {
-        *MODULES,
-        *(it for name in ("tests", "benchmarks", "recipes") for it in (ROOT / name).rglob("*.py")),
-    }
-)
 
 
 def name_of(path: Path) -> str:
@@ -34,11 +28,6 @@ def kept_files() -> list[Path]:
     if listing.returncode:
         pytest.skip("this is not a git checkout, so the list of kept files is unknown")
     return [path for name in listing.stdout.split("\0") if name and (path := ROOT / name).is_file()]
-
-
-def test_a_file_has_at_most_600_lines() -> None:
-    lines = {name_of(path): path.read_text(encoding="utf-8").count("\n") for path in SOURCES}
-    assert {name: count for name, count in lines.items() if count > 600} == {}
 
 
 def test_a_module_opens_with_a_sentence() -> None:
