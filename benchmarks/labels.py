@@ -2,15 +2,19 @@
 
     python benchmarks/labels.py --images 'photos/*.tar'
 
-Images get random labels, so that nothing that they show helps. A query is one label; half of the
-images have a given caption, or none has one. Precision is that of the first five hits, or of as
-many as there are.
+Images get random labels, so that nothing that they show helps. A query is one label, or a label
+with a noun: an image is right for "Anna with a dog" if it has the label, and a caption of it has
+the noun or a word for the same. No image, 1, 10, 50 or 100 % of them have their first caption. Next
+to the ranking are the images alone and the words alone (BM25), in the same state. Precision is that
+of the first five hits, or of as many as there are.
 """
 
 import argparse
 import random
 import tempfile
 from collections import defaultdict
+from collections.abc import Callable, Mapping, Set
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -21,10 +25,14 @@ from side_by_side import Figures, Rounds, table, write_report
 import coca
 from coca.data.sources.factory import open_source
 from coca.data.sources.tar.shards import ShardsConfig
+from coca.search.query.background import spreads_of
 from coca.search.query.query_terms import embed_queries
+from coca.search.ranking import TypedQuery
 from coca.search.records import Record
 from coca.search.search_options import Ranking, SearchOptions
+from coca.search.store import Collection
 from coca.search.stores import open_collection
+from coca.search.words import terms_of, without_labels
 
 TAGS = (
     *("Christmas", "Wedding", "Birthday party", "Conference"),
@@ -46,26 +54,55 @@ FILES = 8
 """Number of queries for a file name."""
 OTHERS = ("2019", "2020", "Camera Roll")
 """Albums that no query names."""
-RANKINGS = {
-    "images and captions": Ranking(words_weight=0, text_weight=0),
-    "with BM25": Ranking(text_weight=0),
-    "with BM25 and labels": Ranking(),
+YEARS = range(2012, 2020)
+NOUNS = {
+    "dog": "dog puppy",
+    "beach": "beach sand ocean sea surf",
+    "car": "car truck vehicle van",
+    "snow": "snow snowy ski skier snowboard snowboarder sled",
+    "water": "water pool ocean river lake sea swim",
+    "bike": "bike bicycle biker cyclist motorcycle",
+    "ball": "ball football soccer basketball tennis baseball",
+    "horse": "horse rodeo",
+}
+"""Nouns, with the words of captions of photos that show them."""
+PHRASES = ("{label} with a {noun}", "{noun} {label}", "{label} {noun}", "a {noun} in {label}")
+WITH_NOUN, LEAST = 20, 3
+"""Number of queries for a label with a noun, and of correct images that each has at least."""
+FRACTIONS = (0.0, 0.01, 0.1, 0.5, 1.0)
+"""Fractions of captioned images."""
+METHODS: dict[str, Callable[[Collection, TypedQuery], list[str]]] = {
+    "images": lambda records, query: [
+        hit.id for hit in records.nearest(query.vector[np.newaxis], SearchOptions(limit=5))[0]
+    ],
+    "words": lambda records, query: [id for id, _ in records.words(query.text, 5)],
+    "ranking": lambda records, query: [
+        hit.id for hit in records.ranked(query, Ranking(), SearchOptions(limit=5))
+    ],
 }
 QUICK = {"size": 300, "rounds": 1}
 UNITS = {"*": "fraction"}
 
 
-def labelled(size: int, captions: list[str]) -> tuple[list[dict[str, Any]], dict[str, set[str]]]:
-    """Draw the fields of records, and the correct ids of each query."""
+def labelled(
+    size: int, nouns: Mapping[str, Set[int]]
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, set[str]]]]:
+    """Draw the fields of records, and the correct ids of each query of both kinds.
+
+    Args:
+        size: Number of records.
+        nouns: Rows that show each noun.
+    """
     chance = random.Random(0)
     answers: dict[str, set[str]] = defaultdict(set)
-    records = []
+    records = list[dict[str, Any]]()
     for row in range(size):
         some = [
             chance.choice(labels) if chance.random() < 0.3 else ""
             for labels in (TAGS, PEOPLE, CITIES, ALBUMS)
         ]
         tag, person, city, album = some
+        year = chance.choice(YEARS)
         name = f"IMG_{1_000 + row}.JPG"
         file = [name.split(".")[0] if row % 2 else name] if row % (size // FILES) == 1 else []
         for label in filter(None, (*some, *file)):
@@ -73,51 +110,81 @@ def labelled(size: int, captions: list[str]) -> tuple[list[dict[str, Any]], dict
         folder = f"/home/anna/Pictures/{album or chance.choice(OTHERS)}"
         tags = (tag, "edited") if tag else ("edited",)
         metadata = {"people": [person], "city": city, "camera": "NIKON D90"}
-        caption = captions[row] if chance.random() < 0.5 else ""
-        fields = {"tags": tags, "metadata": metadata, "album": folder, "caption": caption}
+        time = int(datetime(year, 6, 1, tzinfo=UTC).timestamp())
+        fields = {"tags": tags, "metadata": metadata, "album": folder, "time": time}
         records.append({"id": str(row), "path": f"{folder}/{name}", **fields})
-    return records, answers
+    dated = {str(year): set[str]() for year in YEARS}
+    for record in records:
+        dated[str(datetime.fromtimestamp(record["time"], UTC).year)].add(record["id"])
+    named = {label: rows for label, rows in answers.items() if not label.startswith("IMG")} | dated
+    both: dict[str, set[str]] = {}
+    while len(both) < WITH_NOUN:
+        label, noun = chance.choice([*named]), chance.choice([*NOUNS])
+        right = named[label] & {*map(str, nouns[noun])}
+        if len(right) >= LEAST:
+            both[chance.choice(PHRASES).format(label=label, noun=noun)] = right
+    return records, {"label": answers, "label with a noun": both}
 
 
 def referee(arguments: argparse.Namespace) -> Rounds:
     model = coca.load(arguments.model)
     source = open_source(ShardsConfig(path=located(arguments.images)))
     samples = [source.read(row) for row in range(min(arguments.size, len(source)))]
-    vectors = model.embed_images([sample.image for sample in samples])
+    images = model.embed_images([sample.image for sample in samples])
     captions = [sample.captions[0] for sample in samples]
     texts = model.embed_texts(captions)
-    fields, answers = labelled(len(samples), captions)
-    queries = embed_queries(model.embed_texts, list(answers))
+    terms = [[set(terms_of(caption)) for caption in sample.captions] for sample in samples]
+    nouns = {
+        noun: {
+            row
+            for row, written in enumerate(terms)
+            if any(not some.isdisjoint(terms_of(words)) for some in written)
+        }
+        for noun, words in NOUNS.items()
+    }
+    fields, kinds = labelled(len(samples), nouns)
     figures: Figures = {}
     rows = []
-    for captioned in (False, True):
-        records = []
-        for row, own in enumerate(fields):
-            caption = own["caption"] if captioned else ""
-            vector = texts[row] if caption else None
-            own = own | {"caption": caption, "vector": vectors[row], "text_vector": vector}
-            records.append(Record(**own))
+    for fraction in FRACTIONS:
+        has_caption = np.random.default_rng(0).random(len(samples)) < fraction
+        records = [
+            Record(
+                **own,
+                caption=captions[row] if has_caption[row] else "",
+                vector=images[row],
+                text_vector=texts[row] if has_caption[row] else None,
+            )
+            for row, own in enumerate(fields)
+        ]
         with (
             tempfile.TemporaryDirectory() as folder,
             open_collection(
-                f"{folder}/x.db", create=True, embed_dim=vectors.shape[1], fingerprint="model"
+                f"{folder}/x.db", create=True, embed_dim=images.shape[1], fingerprint="model"
             ) as collection,
         ):
             collection.upsert(records)
-            for name, ranking in RANKINGS.items():
-                first, precision = [], []
-                for (text, right), query in zip(answers.items(), queries, strict=True):
-                    hits = collection.ranked(query, text, ranking, SearchOptions(limit=5))
-                    correct = [hit.id in right for hit in hits]
-                    first.append(correct[0])
-                    precision.append(np.mean(correct[: min(5, len(right))]))
-                title = f"{name}, {'half' if captioned else 'none'} captioned"
-                figures[f"{title}, first"] = float(np.mean(first))
-                figures[f"{title}, precision"] = float(np.mean(precision))
-                rows.append([title, f"{sum(first)} of {len(first)}", f"{np.mean(precision):.2f}"])
+            for kind, answers in kinds.items():
+                left = [without_labels(text, collection.labels_in(text)) for text in answers]
+                queries = embed_queries(model.embed_texts, left)
+                plain = embed_queries(model.embed_texts, list(answers))
+                shown = []
+                for name, search in METHODS.items():
+                    first, precision = [], []
+                    vectors = queries if name == "ranking" else plain
+                    for (text, right), query in zip(answers.items(), vectors, strict=True):
+                        typed = TypedQuery(query, text, spreads_of(model, query))
+                        ids = search(collection, typed)
+                        correct = [id in right for id in ids] or [False]
+                        first.append(correct[0])
+                        precision.append(sum(correct) / min(5, len(right)))
+                    title = f"{kind}, {fraction:.0%} captioned, {name}"
+                    figures[f"{title}, first"] = float(np.mean(first))
+                    figures[f"{title}, precision"] = float(np.mean(precision))
+                    shown.append(f"{sum(first)} / {np.mean(precision):.2f}")
+                rows.append([kind, str(len(answers)), f"{fraction:.0%}", *shown])
     rounds = Rounds({"labels": [figures]})
-    title = f"Queries for labels of {len(samples):,} images"
-    columns = ["ranking", "first hit right", "precision of five"]
+    title = f"Queries for labels of {len(samples):,} images: first hits right / precision of five"
+    columns = ["query", "queries", "captioned", *METHODS]
     write_report(arguments, rounds, "labels", title, table(columns, rows), packages=["numpy"])
     return rounds
 

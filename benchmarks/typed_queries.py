@@ -43,7 +43,9 @@ from side_by_side import (
 )
 
 from coca.runtime.text_embedder import TextEmbedder
+from coca.search.query.background import spreads_of
 from coca.search.query.query_terms import Term
+from coca.search.ranking import TypedQuery
 from coca.search.records import Record
 from coca.search.search_options import Ranking, SearchOptions
 from coca.search.stores import open_collection
@@ -219,10 +221,14 @@ def measure_search(arguments: argparse.Namespace, uri: str, queries: list[str]) 
             engine.search(queries[-1])
         vectors = {query: engine.query_vector([Term(text=query)]) for query in queries}
         ranked, ranking, page = engine.collection.ranked, Ranking(), SearchOptions()
+
+        def typed(query: str) -> TypedQuery:
+            return TypedQuery(vectors[query], query, spreads_of(embedder, vectors[query]))
+
         steps: dict[str, Callable[[str], object]] = {
             "typed": engine.search,
             "query": lambda query: engine.query_vector([Term(text=query)]),
-            "ranked": lambda query: ranked(vectors[query], query, ranking, page),
+            "ranked": lambda query: ranked(typed(query), ranking, page),
             "dense": lambda query: engine.search(query, hybrid=False),
             "min_score": lambda query: engine.search(query, min_score=0.99),
         }

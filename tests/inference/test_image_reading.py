@@ -16,7 +16,7 @@ from coca.model.coca_config import CoCaConfig, PoolerConfig
 from coca.model.pretrained import load_config_file, save_model
 from coca.runtime.caption_words import CaptionWords
 from coca.runtime.image_reading import BEFORE_WORD
-from coca.search.query import explanation
+from coca.search.query import background
 from coca.search.query.explanation import label_vectors
 from tiny import seed_weights, sharpened
 from tiny_data import image_bytes
@@ -86,7 +86,7 @@ def test_labels_are_the_words_of_the_model_and_cached(
     labels, vectors = label_vectors(unpooled)
     assert labels == ["cat", "dog"]
     assert_allclose(vectors, unpooled.embed_texts(labels), atol=1e-3)
-    explanation._labels.clear()
+    background._EMBEDDED.clear()
     known = {name: getattr(unpooled, name) for name in ("source", "fingerprint", "embed_dim")}
     again = label_vectors(SimpleNamespace(**known))
     assert_allclose(again[1], vectors, atol=1e-3)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from coca.core.errors import CocaError, StorageError
+from coca.search.ranking import TypedQuery
 from coca.search.records import Record
 from coca.search.search_options import Ranking, SearchOptions
 from coca.search.store import Collection, Store
@@ -244,7 +245,7 @@ def test_a_read_only_disk_is_searched_and_not_written(
     with open_store(str(path)) as store:
         collection = store.open("pictures")
         assert collection.nearest(AXIS, OPTIONS)[0][0].album == "pets" * bool(left)
-        assert collection.ranked(AXIS[0], "cats", Ranking(), OPTIONS)[0].id == "cat"
+        assert collection.ranked(TypedQuery(AXIS[0], "cats"), Ranking(), OPTIONS)[0].id == "cat"
         for act in (lambda: collection.upsert([record("dog")]), lambda: store.drop("pictures")):
             assert re.search("pictures.db cannot be written: .*read-only", fault_of(act))
         if not left:

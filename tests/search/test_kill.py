@@ -22,6 +22,7 @@ import pytest
 import search_oracle as oracle
 import store_indexer
 import store_writer
+from coca.search.ranking import TypedQuery
 from coca.search.records import Record, content_id
 from coca.search.search_options import Ranking, SearchOptions
 from coca.search.store import Store
@@ -96,7 +97,7 @@ def read_all(store: Store, name: str) -> dict[str, Record]:
         hits = collection.nearest(query[np.newaxis], options)[0]
         oracle.check(hits, oracle.rank(read, query, options), options)
         for ranking in (Ranking(), Ranking(captions="all")):
-            hits = collection.ranked(query, "word3 and word5", ranking, options)
+            hits = collection.ranked(TypedQuery(query, "word3 and word5"), ranking, options)
             bm25 = words.bm25("word3 and word5", ranking)
             oracle.check(
                 hits, oracle.rank(read, query, options, ranking=ranking, bm25=bm25), options

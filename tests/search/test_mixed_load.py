@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
+from coca.search.ranking import TypedQuery
 from coca.search.records import Record
 from coca.search.search_options import Ranking, SearchOptions
 from coca.search.store import Collection, Store
@@ -58,7 +59,8 @@ def read(collection: Collection, folder: Path) -> None:
             if (number := last_of(folder, writer)) < 0:
                 continue
             newest, gone = record(writer, number), record(writer, number - KEPT)
-            ranked = collection.ranked(newest.vector, newest.caption, Ranking(), options)
+            query = TypedQuery(newest.vector, newest.caption)
+            ranked = collection.ranked(query, Ranking(), options)
             answers = [
                 nearest(newest),
                 [hit.id for hit in ranked],

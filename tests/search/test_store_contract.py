@@ -12,6 +12,7 @@ from hypothesis import given, settings
 
 import search_oracle as oracle
 from coca.core.errors import ArgumentError, SearchError
+from coca.search.ranking import TypedQuery
 from coca.search.records import Origin, Record
 from coca.search.search_options import Ranking, SearchOptions
 from coca.search.store import Collection, Store
@@ -320,7 +321,7 @@ def test_pages_have_every_record_once_in_order(
 def test_an_empty_collection_answers_with_nothing(collection: Collection) -> None:
     assert collection.nearest(AXIS[:2], ANY) == [[], []]
     assert collection.nearest(AXIS[:0], ANY) == []
-    assert collection.ranked(AXIS[0], "a red car", Ranking(), ANY) == []
+    assert collection.ranked(TypedQuery(AXIS[0], "a red car"), Ranking(), ANY) == []
     assert collection.words("a red car", 5) == []
     assert list(collection.pages()) == []
     assert collection.get([]) == collection.get(["absent"]) == {}
@@ -415,7 +416,7 @@ def test_a_filter_that_cannot_be_read_is_refused(collection: Collection, filter:
         lambda: list(collection.pages(filter)),
         lambda: collection.words("a", 3, filter),
         lambda: collection.nearest(AXIS[:1], options),
-        lambda: collection.ranked(AXIS[0], "a", Ranking(), options),
+        lambda: collection.ranked(TypedQuery(AXIS[0], "a"), Ranking(), options),
     ]
     for ask in asks:
         with pytest.raises(SearchError) as caught:
@@ -509,9 +510,10 @@ def test_searches_find_what_the_oracle_finds(
     oracle.check_nearest(filled, asked, text)
     # Statistics of Milvus' BM25 are those of its segments, in which deleted records still count.
     everything = SearchOptions(limit=300, group_by="path")
-    hits = filled.collection.ranked(direction(text), text, ranking, everything)
+    query = TypedQuery(direction(text), text, oracle.SPREADS)
+    hits = filled.collection.ranked(query, ranking, everything)
     bm25 = {hit.id: hit.bm25 for hit in hits if hit.bm25}
-    oracle.check_ranked(filled, asked, text, ranking, bm25, shares=has_words(filled.collection))
+    oracle.check_ranked(filled, asked, text, ranking, bm25, texts=has_words(filled.collection))
 
 
 # Saved searches.

@@ -10,13 +10,15 @@ from coca.search.words import (
     FIELD_WEIGHTS,
     FIELDS,
     STOP_WORDS,
-    label_terms,
+    matched_terms,
     query_terms,
     repeated_terms,
     search_terms,
     share,
     terms_of,
+    text_match,
     texts_of,
+    without_labels,
 )
 
 HARD = {
@@ -115,6 +117,7 @@ def test_texts_of_a_record_are_all_that_it_says() -> None:
         caption="Uncle Bob's boat",
         tags=("Christmas", "red car"),
         album="/home/anna/2022 Lisbon/08",
+        time=1_460_000_000,
         metadata={
             "title": "The lake",
             "captions": ["Uncle Bob's boat", "A boat"],
@@ -139,6 +142,8 @@ def test_texts_of_a_record_are_all_that_it_says() -> None:
         "name": "IMG_1234.JPG",
         "metadata": "NIKON D90",
         "text": "Exit",
+        "named": "Anna\nWill\nBerlin\nGermany\n2022 Lisbon 08\nLisbon\n2016",
+        "tagged": "Christmas\nred car",
     }
 
 
@@ -173,6 +178,73 @@ def test_terms_are_repeated_by_twice_the_weight_of_their_field() -> None:
     assert repeated_terms(one) == ["dog", "dog", "sea", "sea", "lake", "jpg"]
     assert repeated_terms(record(caption="a dog", model=True)) == ["model:dog"]
     assert repeated_terms(record()) == []
-    assert label_terms(one) == ["sea", "lake", "jpg", "exit"]
+    assert matched_terms(one) == ["dog", "sea", "lake", "jpg", "exit", "tagged:sea"]
     assert all(2 * weight % 1 == 0 for weight in FIELD_WEIGHTS.values())
-    assert set(FIELDS) == {*FIELD_WEIGHTS, "text"}
+    assert set(FIELDS) == {*FIELD_WEIGHTS, "text", "named", "tagged"}
+
+
+@pytest.mark.parametrize(
+    ("query", "named", "tagged", "share"),
+    [
+        ("Anna", 1, 0, 1),
+        ("Anna on the beach", 1, 0, 1 / 2),
+        ("Miller", 1, 0, 1),
+        ("tom miller in new york", 4, 0, 1),
+        ("new shoes from York", 0, 0, 2 / 4),
+        ("a tram in Portugal", 1, 0, 1 / 2),
+        ("road trip at night", 2, 0, 2 / 3),
+        ("a road in the mountains", 0, 0, 1 / 2),
+        ("a tree in Kinder im Garten", 2, 0, 2 / 4),
+        ("dog in 2016", 1, 0, 0),
+        ("dog in 2017", 0, 0, 0),
+        ("red", 0, 1, 1),
+        ("red car", 0, 1 / 2, 1 / 2),
+        ("Anna in a red car", 1, 1 / 3, 2 / 3),
+        ("one two three four five", 0, 0, 1),
+        ("to be", 0, 0, 0),
+    ],
+)
+def test_a_query_names_the_labels_of_a_record(
+    query: str, named: int, tagged: float, share: float
+) -> None:
+    one = record(
+        tags=("red", "one two three four five"),
+        album="/photos/2022 Road Trip",
+        time=1_460_000_000,
+        metadata={
+            "people": ["Anna", "Tom Miller"],
+            "city": "New York",
+            "country": ["Portugal", "Kinder im Garten"],
+        },
+    )
+    found = text_match(query_terms(query), matched_terms(one))
+    assert found == pytest.approx(named + tagged**2 + share**4)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("Anna with a dog", "dog"),
+        ("a tram in München", "tram"),
+        ("a tree in Kinder im Garten", "tree"),
+        ("dog in 2016 on the grass", "dog in on the grass"),
+        ("Tom's dog", "dog"),
+        ("Anna", "Anna"),
+        ("a dog", "a dog"),
+    ],
+)
+def test_the_labels_that_a_text_names_are_left_out(text: str, left: str) -> None:
+    labels = {f"named:{label}" for label in ("anna", "münchen", "kinder garten", "2016", "tom")}
+    assert without_labels(text, labels) == left
+
+
+def test_the_date_of_a_file_is_not_a_year_that_a_query_names() -> None:
+    dated = Record(
+        id="1",
+        path="",
+        vector=np.ones(2, np.float32),
+        time=1_460_000_000,
+        origin=Origin(dated="file"),
+    )
+    assert text_match(query_terms("dog in 2016"), matched_terms(dated)) == 0
+    assert text_match(query_terms("2016"), matched_terms(record(time=2**62))) == 0

@@ -13,14 +13,17 @@ from hypothesis import strategies as st
 from jaxtyping import Float
 
 import filter_oracle
+from coca.search.ranking import Spread, TypedQuery
 from coca.search.records import Hit, Origin, Record
 from coca.search.search_options import Ranking, SearchOptions
 from coca.search.store import Collection
 from coca.search.words import (
     FIELD_WEIGHTS,
-    LABELS,
     MARKS,
+    NAMED,
+    TAGGED,
     TEXT,
+    TEXT_FIELDS,
     field_terms,
     query_terms,
     search_terms,
@@ -29,6 +32,8 @@ from coca.search.words import (
 from store_writer import direction
 
 TOLERANCE = 1e-5
+SPREADS = (Spread(0.0, 0.02), Spread(-0.1, 0.08))
+"""Cosines of queries with texts in general, so that about half of the captions count."""
 K1, B = 1.2, 0.75
 
 
@@ -53,31 +58,42 @@ def rank(
     keeps: Callable[[Record], bool] = lambda record: True,
     ranking: Ranking | None = None,
     bm25: Mapping[str, float] | None = None,
-    share: Callable[[str], float] = lambda id: 0.0,
+    matches: Callable[[str], float] = lambda id: 0.0,
 ) -> list[Expected]:
     """List all records that a search keeps, best first, before grouping and paging."""
     kept = [record for record in records if not record.hidden and keeps(record)]
     copies = Counter(record.content for record in kept if record.content)
     least = -math.inf if options.min_score is None else options.min_score
+    floor = caption_floor(records)
     hits = []
     for record in kept:
         image, caption = cosine(record.vector, query), cosine(record.text_vector, query)
         score = key = image if options.on == "image" else caption
         if ranking is not None:
-            counts = ranking.captions == "all" or record.caption_source == "given"
-            if not counts or not record.caption or math.isnan(caption):
-                caption = ranking.uncaptioned * image
+            has_caption = is_given(record)
             words = (bm25 or {}).get(record.id, 0.0)
             key = (
                 ranking.image_weight * image
-                + ranking.caption_weight * caption
-                + ranking.words_weight * words / (words + ranking.words_half)
-                + ranking.text_weight * share(record.id) ** 4
+                + ranking.caption_weight * (max(0.0, caption - floor) if has_caption else 0.0)
+                + ranking.words_weight * words / (words + 12)
+                + ranking.text_weight * matches(record.id)
             )
         if score >= least:
             same = copies.get(record.content, 1)
             hits.append(Expected(record, score, key, same, group(record, options)))
     return sorted(hits, key=lambda hit: (-hit.key, hit.record.id))
+
+
+def is_given(record: Record) -> bool:
+    """Return whether people gave the caption of a record, and it has a vector."""
+    return record.caption_source == "given" and record.text_vector is not None
+
+
+def caption_floor(records: Sequence[Record]) -> float:
+    """Compute the caption floor of `SPREADS`, which falls with the fraction of captions."""
+    shown = [record for record in records if not record.hidden]
+    fraction = sum(map(is_given, shown)) / max(len(shown), 1)
+    return max(spread.mean + 4 * (1 - fraction**4) * spread.deviation for spread in SPREADS)
 
 
 def cosine(vector: Float[np.ndarray, " E"] | None, query: Float[np.ndarray, " E"]) -> float:
@@ -115,13 +131,19 @@ class Words:
     """Words of all records, hidden ones included, since BM25 has their statistics."""
 
     def __init__(self, records: Sequence[Record]) -> None:
-        self._terms, self._labels = dict[str, Counter[str]](), dict[str, set[str]]()
+        self._terms, self._texts = dict[str, Counter[str]](), dict[str, set[str]]()
+        self._labels = dict[str, dict[str, set[str]]]()
         self._lengths = dict[str, float]()
         for record in records:
             fields = field_terms(texts_of(record))
-            labels = (term for name in LABELS for term in fields.get(name, ()))
-            self._labels[record.id] = {term.removeprefix(MARKS[TEXT]) for term in labels}
-            fields.pop(TEXT, None)
+            texts = (term for name in TEXT_FIELDS for term in fields.get(name, ()))
+            self._texts[record.id] = {term.removeprefix(MARKS[TEXT]) for term in texts}
+            self._labels[record.id] = {
+                name: {term.removeprefix(MARKS[name]) for term in fields.get(name, ())}
+                for name in (NAMED, TAGGED)
+            }
+            for name in (TEXT, NAMED, TAGGED):
+                fields.pop(name, None)
             # In halves, as Counter has whole numbers.
             self._terms[record.id] = Counter()
             for name, terms in fields.items():
@@ -141,10 +163,20 @@ class Words:
                 scores[id] = scores.get(id, 0.0) + idf * frequency / (frequency + norm)
         return scores
 
-    def share(self, id: str, text: str) -> float:
-        """Compute the share of the words of a query that labels and the text inside have."""
-        words = [set(word) for word in query_terms(text)]
-        return sum(bool(word & self._labels[id]) for word in words) / max(len(words), 1)
+    def matches(self, id: str, text: str) -> float:
+        """Compute the match of a query with the labels and texts of a record."""
+        query = query_terms(text)
+        stems = [english for english, _ in query]
+        covered = {NAMED: set[int](), TAGGED: set[int]()}
+        for name, labels in self._labels[id].items():
+            for label in labels:
+                size = len(label.split(" "))
+                for start in range(len(stems) - size + 1) if size <= 4 else ():
+                    if " ".join(stems[start : start + size]) == label:
+                        covered[name].update(range(start, start + size))
+        count = max(len(query), 1)
+        share = sum(bool({*word} & self._texts[id]) for word in query) / count
+        return len(covered[NAMED]) + (len(covered[TAGGED]) / count) ** 2 + share**4
 
 
 # A collection, searches of it, and their check.
@@ -237,8 +269,6 @@ WEIGHT = st.sampled_from([0.0, 0.1, 0.4, 1.0, 3.0])
 RANKINGS = st.fixed_dictionaries(
     {
         **dict.fromkeys(("image_weight", "caption_weight", "words_weight", "text_weight"), WEIGHT),
-        "words_half": st.sampled_from([0.1, 4.0, 50.0]),
-        "uncaptioned": st.sampled_from([0.0, 1.0, 1.4]),
         "captions": st.sampled_from(["all", "given"]),
     }
 )
@@ -279,12 +309,12 @@ def check_ranked(
     ranking: Ranking,
     bm25: Mapping[str, float],
     *,
-    shares: bool = True,
+    texts: bool = True,
 ) -> None:
     asked, query = asked.replace(on="image"), direction(text)
 
     def search(asked: SearchOptions) -> list[Hit]:
-        return filled.collection.ranked(query, text, ranking, asked)
+        return filled.collection.ranked(TypedQuery(query, text, SPREADS), ranking, asked)
 
     expected = rank(
         filled.records,
@@ -293,7 +323,7 @@ def check_ranked(
         keeps=keeper(asked.filter),
         ranking=ranking,
         bm25=bm25,
-        share=lambda id: filled.words.share(id, text) * shares,
+        matches=lambda id: filled.words.matches(id, text) * texts,
     )
     for hit in check_pages(search, asked, expected):
         assert hit.bm25 == pytest.approx(bm25.get(hit.id), abs=1e-4)

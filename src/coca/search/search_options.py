@@ -85,34 +85,29 @@ class SearchOptions(Config):
 
 
 class Ranking(Config):
-    """Weights of the ranking of typed queries: a sum of absolute similarities.
+    """Weights of the ranking of typed queries, a sum in which every part can only add.
 
     The score of a record is `image_weight` x the cosine of query and image, plus `caption_weight` x
-    the cosine of query and caption, plus `words_weight` x b / (b + `words_half`), where b is the
-    BM25 of the query's words in caption, tags and names, plus `text_weight` x s^4, where s is the
-    share of these words that tags, names and the text inside the image have.
+    what the cosine of query and caption exceeds of the cosines of the query with texts in general,
+    plus `words_weight` x b / (b + 12), where b is the BM25 of the query's terms in caption, tags
+    and names, plus `text_weight` x the match of labels and texts; see `coca.search.ranking`.
     """
 
     range_error: ClassVar = ArgumentError
 
-    image_weight: RankWeight = 0.4
+    image_weight: RankWeight = 1.0
     """Weight of the cosine of query and image."""
-    caption_weight: RankWeight = 0.6
-    """Weight of the cosine of query and caption, which finds synonyms."""
-    words_weight: RankWeight = 0.4
-    """Weight of the words of the caption, which find names and rare words: what a caption of
-    infinite BM25 gets."""
+    caption_weight: RankWeight = 1.2
+    """Weight of the cosine of query and a caption that people gave, which finds synonyms."""
+    words_weight: RankWeight = 0.3
+    """Weight of the terms of captions, tags and names, which find rare words: the part of a record
+    of infinite BM25."""
     text_weight: RankWeight = 0.6
-    """Weight of tags, names and the text inside images: what an image gets of which these have all
-    words of the query."""
-    words_half: Annotated[float, Field(gt=0)] = 4.0
-    """BM25 for which a caption gets half of `words_weight`."""
-    uncaptioned: RankWeight = 1.4
-    """Factor of the cosine of the image that replaces the cosine of the caption where no caption
-    counts. At 0 an image without a caption is below most that have one."""
+    """Weight of labels and texts: the part of an image whose labels, caption or text inside have
+    all terms of the query, or that has a person, place, album or year that the query names."""
     captions: CaptionChoice = "given"
-    """Captions that count: all, or only those that people gave. A caption that the model wrote has
-    little that the image's vector lacks."""
+    """Captions whose terms count: all, or only those that people gave. A caption that the model
+    wrote has little that the image's vector lacks; its vector never counts."""
 
 
 class QueryOptions(SearchOptions):

@@ -7,7 +7,7 @@ Dimensions: Q queries, N records, E embedding.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import ArgumentError, SearchError
+from coca.search.ranking import TypedQuery
 from coca.search.records import CollectionInfo, Hit, Record
 from coca.search.search_options import Ranking, SearchOptions, Side
 
@@ -114,17 +115,18 @@ class Collection(Protocol):
         """Find the records that share a word with a text: ids with BM25, best first."""
         ...
 
-    def ranked(
-        self,
-        query: Float32[np.ndarray, " E"],
-        text: str,
-        ranking: Ranking,
-        options: SearchOptions,
-    ) -> list[Hit]:
+    def ranked(self, query: TypedQuery, ranking: Ranking, options: SearchOptions) -> list[Hit]:
         """Search by image, caption and words; see `coca.search.ranking`.
 
         Returns:
             Hits, best first by `fused_score`; `score` is the cosine of query and image.
+        """
+        ...
+
+    def labels_in(self, text: str) -> Set[str]:
+        """Return the people, places, albums and years that a text names and a record has.
+
+        They are terms, see `named_keys` of `coca.search.words`.
         """
         ...
 

@@ -16,6 +16,7 @@ import re
 import threading
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -46,25 +47,30 @@ FIELD_WEIGHTS: Mapping[str, float] = {
 }
 """Weight of an occurrence of a term in each field of a record that BM25 counts; multiples of a
 half."""
-GENERATED, TEXT = "generated", "text"
-"""Fields of captions by a model, which count if a query wants them, and of the text inside the
-image, which BM25 does not count: that is low where few images have text, and in long texts."""
-MARKS = {GENERATED: "model:", TEXT: "text:"}
+GENERATED, TEXT, NAMED, TAGGED = "generated", "text", "named", "tagged"
+"""Fields of captions by a model, which count if a query wants them; of the text inside the image,
+which BM25 does not count, as it is low where few images have text and in long texts; and of whole
+labels, see `text_match`."""
+MARKS = {GENERATED: "model:", TEXT: "text:", NAMED: "named:", TAGGED: "tagged:"}
 """Marks of the terms of these fields, which are terms of their own to BM25."""
 LABELS = ("tags", "people", "place", "album", "name", TEXT)
-"""Fields of labels and names, of which the share of a query's words counts as well. Of 40 queries
-for a tag, person, city, album or file of 1,000 photos, the first hit is right for 21 with BM25, and
-for 40 with the share, too: BM25 of a word that 30 photos have is too low to precede the nearest
-image. (`benchmarks/labels.py`)"""
-FIELDS = (*FIELD_WEIGHTS, TEXT)
+"""Fields of labels and names."""
+TEXT_FIELDS = ("caption", *LABELS)
+"""Fields of which the share of a query's words counts as well. Of 40 queries for a tag, person,
+city, album or file of 1,000 photos, the first hit is right for 21 with BM25, and for 40 with the
+share, too: BM25 of a word that 30 photos have is too low to precede the nearest image.
+(`benchmarks/labels.py`)"""
+FIELDS = (*FIELD_WEIGHTS, TEXT, NAMED, TAGGED)
 """Fields of the texts of a record; positions in this order are stored."""
+MAX_LABEL_WORDS = 4
+"""Words of the longest label that a query can name."""
 
 _WORD = r"\b[\w\p{Emoji_Presentation}\p{Extended_Pictographic}].*?\b"
 """A segment between word boundaries that begins with a letter, digit or emoji."""
 _JOINED = re.compile(r"[_:]|(?<=[^\W\d])\.(?=[^\W\d])")
 """Characters that join words by the standard, as in `red_car.jpg`; no term but a marked one has a
 colon."""
-_RULES = 1
+_RULES = 2
 """Version of this module: raise it when a record gets other terms, or a field another weight."""
 _MAX_WORD = 256
 """A longer run without a space is cut, as in Lucene: boundaries and NFKC take quadratic time."""
@@ -75,6 +81,7 @@ _PARTS = re.compile(r"[A-Z]?[a-z]{2,}|[A-Z]{3,}(?![a-z])|\d{3,}")
 _FRAME = re.compile(r"#t=[\d.]+$")
 _NOT_OTHER = frozenset(f"title captions people city country lens {OCR_TEXT} {RAW_FILE}".split())
 """Keys of the metadata that are not in the field `metadata`: texts of other fields, and numbers."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _STOP = frozenset(STOP_WORDS.split())
 _GERMAN_STOP = frozenset(GERMAN_STOP_WORDS.split())
 _UMLAUTS = frozenset("äöü")
@@ -129,6 +136,81 @@ def share(query: Sequence[tuple[str, str]], terms: Collection[str]) -> float:
     return sum(not known.isdisjoint(word) for word in query) / max(len(query), 1)
 
 
+def label_keys(query: Sequence[tuple[str, str]]) -> dict[str, tuple[int, ...]]:
+    """Return the terms of the labels that a query may name, with the positions of their words."""
+    places = [place for place, (english, _) in enumerate(query) if english not in _GERMAN_STOP]
+    spans = [
+        tuple(places[start:stop])
+        for start in range(len(places))
+        for stop in range(start + 1, min(start + MAX_LABEL_WORDS, len(places)) + 1)
+    ]
+    return {
+        mark + " ".join(query[place][0] for place in span): span
+        for span in spans
+        for mark in (MARKS[NAMED], MARKS[TAGGED])
+    }
+
+
+def named_keys(query: Sequence[tuple[str, str]]) -> dict[str, tuple[int, ...]]:
+    """Return the part of `label_keys` that is people, places, albums and years."""
+    keys = label_keys(query).items()
+    return {key: span for key, span in keys if key.startswith(MARKS[NAMED])}
+
+
+def without_labels(text: str, labels: Collection[str]) -> str:
+    """Remove the labels that a text names, and stop words at its ends: "dog" of "Anna with a dog".
+
+    A text of which nothing is left stays as it is.
+
+    Args:
+        text: Text as typed.
+        labels: Labels that records have, of `named_keys`.
+    """
+    query = query_terms(text)
+    spans = [span for key, span in named_keys(query).items() if key in labels]
+    named = {query[place][0] for span in spans for place in span}
+    words = [
+        word
+        for word in text.split()
+        if named.isdisjoint(english for english, _ in query_terms(word))
+    ]
+    while words and _is_stop_word(words[0]):
+        del words[0]
+    while words and _is_stop_word(words[-1]):
+        del words[-1]
+    return " ".join(words) if named and words else text
+
+
+def text_match(
+    query: Sequence[tuple[str, str]],
+    terms: Collection[str],
+    *,
+    written: Callable[[str], str] = str,
+) -> float:
+    """Compute the match of a query with labels and texts, l + s^4.
+
+    l is the number of the query's words that name a person, place, album or year of the record,
+    plus the square of the share of its words that are a tag. "Anna on the beach" names Anna, whom
+    no image model knows: her photos come first, ordered by the beach. A tag is mostly a word that
+    the model knows as well: with the tag "red", a rose is not the first hit for "red car".
+
+    s is the share of the query's words in `TEXT_FIELDS`. Its fourth power leaves out what shares
+    only some words: a page with the words "oak table" came before photos of other tables.
+
+    Args:
+        query: Terms of the query, see `query_terms`.
+        terms: Terms of a record, see `matched_terms`.
+        written: How `terms` writes a term of `matched_terms`.
+    """
+    named, tagged = set[int](), set[int]()
+    for key, span in label_keys(query).items():
+        if written(key) in terms:
+            (named if key.startswith(MARKS[NAMED]) else tagged).update(span)
+    words = [(written(english), written(german)) for english, german in query]
+    labels = len(named) + (len(tagged) / max(len(query), 1)) ** 2
+    return labels + share(words, terms) ** 4
+
+
 def search_terms(query: Sequence[tuple[str, str]], captions: CaptionChoice) -> list[str]:
     """Return the terms by which BM25 finds records, each once.
 
@@ -155,20 +237,33 @@ def texts_of(record: Record) -> dict[str, str]:
     others = [_strings(value) for key, value in metadata.items() if key not in _NOT_OTHER]
     fields["metadata"] += [text for texts in others for text in texts if "://" not in text]
     fields[TEXT] += [text_inside(metadata)]
+    people = _strings(metadata.get("people"))
+    fields[NAMED] += [*people, *(word for person in people for word in person.split())]
+    fields[NAMED] += [*fields["place"], *_album_names(_folder_name(record.album))]
+    fields[NAMED] += _year(record)
+    fields[TAGGED] += record.tags
     texts = {name: "\n".join(dict.fromkeys(lines)).strip() for name, lines in fields.items()}
     return {name: text for name, text in texts.items() if text}
 
 
-def label_terms(record: Record) -> list[str]:
-    """Return the terms of the `LABELS` of a record, each once, without `MARKS`."""
+def matched_terms(record: Record) -> list[str]:
+    """Return the terms of a record that `text_match` reads, each once."""
     texts = texts_of(record)
-    return list(dict.fromkeys(term for name in LABELS for term in terms_of(texts.get(name, ""))))
+    plain = [term for name in TEXT_FIELDS for term in terms_of(texts.get(name, ""))]
+    fields = field_terms({name: texts.get(name, "") for name in (NAMED, TAGGED)})
+    return list(dict.fromkeys((*plain, *(term for terms in fields.values() for term in terms))))
 
 
 def field_terms(texts: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the terms of each field of a record, in the order of `FIELDS`, with `MARKS`."""
+    """Return the terms of each field of a record, in the order of `FIELDS`, with `MARKS`.
+
+    A term of `NAMED` and `TAGGED` is a whole label: the stems of its words with spaces between.
+    """
     return {
-        name: [MARKS.get(name, "") + term for term in terms_of(texts[name])]
+        name: [
+            MARKS.get(name, "") + term
+            for term in (_whole_labels if name in (NAMED, TAGGED) else terms_of)(texts[name])
+        ]
         for name in FIELDS
         if name in texts
     }
@@ -205,6 +300,15 @@ def _lines(text: str) -> Iterator[list[str]]:
             yield words
 
 
+def _whole_labels(text: str) -> list[str]:
+    """Return the stems of each line of a text, joined, as `label_keys` joins those of a query."""
+    labels = list[str]()
+    for words in _lines(text):
+        content = [word for word in _content(words, _is_german(words)) if word not in _GERMAN_STOP]
+        labels.append(" ".join(dict.fromkeys(_stems("english", content))))
+    return list(filter(None, dict.fromkeys(labels)))
+
+
 def _is_german(words: Sequence[str]) -> bool:
     """Return whether there are more German stop words and umlauts than English stop words."""
     german = sum(word in _GERMAN_STOP or not _UMLAUTS.isdisjoint(word) for word in words)
@@ -215,6 +319,10 @@ def _content(words: list[str], german: bool) -> list[str]:
     """Remove stop words of a language unless there are no other words."""
     stop = _GERMAN_STOP if german else _STOP
     return [word for word in words if word not in stop] or words
+
+
+def _is_stop_word(word: str) -> bool:
+    return word.casefold() in _STOP or word.casefold() in _GERMAN_STOP
 
 
 def _stems(language: str, words: Sequence[str]) -> list[str]:
@@ -250,6 +358,22 @@ def _folder_name(album: str) -> str:
     if above and not re.search(r"[^\W\d_]", last):
         last = f"{above[-1]} {last}"
     return last
+
+
+def _year(record: Record) -> list[str]:
+    """Return the year of capture; none of a date by another source, such as of the file."""
+    if record.date_source != "taken":
+        return []
+    try:
+        return [str((_EPOCH + timedelta(seconds=record.time)).year)]
+    except OverflowError:
+        return []
+
+
+def _album_names(name: str) -> list[str]:
+    """Return the name of an album, also without its numbers: "Road Trip" of "2022 Road Trip"."""
+    words = re.split(r"[\W_]+", name)
+    return [" ".join(words), " ".join(word for word in words if not word.isdigit())]
 
 
 def _file_name(path: str) -> str:

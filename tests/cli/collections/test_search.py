@@ -93,8 +93,9 @@ def test_words_of_captions_join_the_ranking(run_json: RunJson, filled: Any) -> N
     cosines = {one["id"]: one["score"] for one in run_json("search", "red car", "--no-hybrid")}
     assert {one["id"]: one["score"] for one in joined} == pytest.approx(cosines, abs=1e-5)
     by_words = ["--image-weight", "0", "--caption-weight", "0", "--words-weight", "1"]
-    first, *others = run_json("search", "red", *by_words)
-    assert first["fused_score"] == pytest.approx(first["bm25"] / (first["bm25"] + 4), abs=1e-6)
+    first, *others = run_json("search", "red boat", *by_words)
+    words = first["bm25"] / (first["bm25"] + 12)
+    assert first["fused_score"] == pytest.approx(words + 0.6 / 2**4, abs=1e-6)
     assert {one["fused_score"] for one in others} == {0.0}
 
 

@@ -12,6 +12,7 @@ import search_oracle as oracle
 from coca.search.milvus.collection import MilvusCollection
 from coca.search.milvus.store import MilvusStore
 from coca.search.milvus.vector_index import VectorIndex
+from coca.search.ranking import TypedQuery
 from coca.search.records import Origin, Record
 from coca.search.search_options import Ranking, SearchOptions
 from store_writer import DIM, direction
@@ -78,8 +79,6 @@ def test_candidates_of_lists_are_enough(
     }
     ranking = Ranking(
         **weights,
-        words_half=chance.choice([0.1, 4.0]),
-        uncaptioned=chance.choice([0.0, 1.4]),
         captions=chance.choice(["all", "given"]),
     )
     filter, keeps = chance.choice(list(FILTERS.items()))
@@ -90,10 +89,10 @@ def test_candidates_of_lists_are_enough(
         min_score=chance.choice([None, None, 0.2]),
         group_by=chance.choice(["image", "album", "path"]),
     )
-    # The share of words inside images is no list of its own, and one bound of it is assumed.
+    # The match of labels and texts is not a list of its own, and one bound of it is assumed.
     words = oracle.Words(records)
     text = " ".join(chance.sample([*NOUNS, "zebra", "the"], 2))
-    hits = filled.ranked(direction(text), text, ranking, asked)
+    hits = filled.ranked(TypedQuery(direction(text), text, oracle.SPREADS), ranking, asked)
     bm25 = words.bm25(text, ranking)
     expected = oracle.rank(
         records,
@@ -102,7 +101,7 @@ def test_candidates_of_lists_are_enough(
         keeps=keeps,
         ranking=ranking,
         bm25=bm25,
-        share=lambda id: words.share(id, text),
+        matches=lambda id: words.matches(id, text),
     )
     oracle.check(hits, expected, asked)
     for hit in hits:

@@ -16,6 +16,7 @@ from coca.search.milvus.connection import Capabilities, Connection
 from coca.search.milvus.schema import CollectionSettings
 from coca.search.milvus.store import MilvusStore
 from coca.search.milvus.vector_index import VectorIndex
+from coca.search.ranking import Spread, TypedQuery
 from coca.search.records import Record
 from coca.search.search_options import Ranking, SearchOptions
 
@@ -68,7 +69,7 @@ def test_an_open_client_notices_that_a_collection_of_another_model_took_the_name
     for ask in (
         lambda: collection.nearest(AXIS[:1], SearchOptions()),
         lambda: collection.upsert([make_record("cat")]),
-        lambda: collection.ranked(AXIS[0], "cat", Ranking(), SearchOptions()),
+        lambda: collection.ranked(TypedQuery(AXIS[0], "cat"), Ranking(), SearchOptions()),
         collection.changes,
     ):
         with pytest.raises(SearchError, match="filled by model model-two, and not by model-one"):
@@ -205,7 +206,8 @@ def test_a_milvus_without_bm25_is_reported_once(
             for on in ("image", "text")
         ]
         assert near == [[("dog", 1.0), ("cat", 0.0)], [("cat", 1.0)]]
-        best = collection.ranked(AXIS[1], "a cat", Ranking(), SearchOptions())
+        typed = TypedQuery(AXIS[1], "a cat", [Spread(0.2, 0.1)])
+        best = collection.ranked(typed, Ranking(), SearchOptions())
         assert [(hit.id, hit.bm25, hit.caption_score) for hit in best] == [
             ("dog", None, None),
             ("cat", None, 1.0),

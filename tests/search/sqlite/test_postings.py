@@ -17,12 +17,15 @@ from coca.search.stores import open_collection
 from coca.search.words import (
     FIELD_WEIGHTS,
     FIELDS,
-    LABELS,
+    NAMED,
+    TAGGED,
     TEXT,
+    TEXT_FIELDS,
+    field_terms,
     query_terms,
     terms_of,
+    text_match,
 )
-from coca.search.words import share as share_of
 
 WORDS = [
     "red",
@@ -40,7 +43,16 @@ WORDS = [
     "Kind",
 ]
 TEXT_OF_WORDS = st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join)
-TEXTS = st.dictionaries(st.sampled_from(FIELDS), TEXT_OF_WORDS, max_size=4)
+
+
+def with_labels(texts: dict[str, str]) -> dict[str, str]:
+    """Add the fields of whole labels, which repeat people and tags."""
+    return texts | {
+        field: texts[name] for field, name in ((NAMED, "people"), (TAGGED, "tags")) if name in texts
+    }
+
+
+TEXTS = st.dictionaries(st.sampled_from(FIELDS[:-2]), TEXT_OF_WORDS, max_size=4).map(with_labels)
 ROWS = st.sampled_from([0, 1, 2, 5, 4_095, 4_096, 4_100, 9_000])
 WRITES = st.lists(st.dictionaries(ROWS, TEXTS | st.none(), max_size=6), max_size=6)
 QUERY = st.lists(st.sampled_from([*WORDS, "zebra"]), max_size=5).map(" ".join)
@@ -118,7 +130,7 @@ def scores(
 
 
 @given(WRITES, QUERY, CAPTIONS)
-def test_scores_and_shares_are_those_of_the_formula_after_any_writes(
+def test_scores_and_matches_are_those_of_the_formula_after_any_writes(
     writes: list[dict[int, Texts | None]], query: str, captions: CaptionChoice
 ) -> None:
     connection, rows, total = empty(), Rows(), 0
@@ -128,12 +140,17 @@ def test_scores_and_shares_are_those_of_the_formula_after_any_writes(
     expected = by_hand(rows, query, captions)
     assert scores(connection, rows, query, captions) == pytest.approx(expected, rel=1e-5)
     words = query_terms(query)
-    labels = {row: "\n".join(rows[row].get(name, "") for name in LABELS) for row in sorted(rows)}
-    parts = {row: share_of(words, terms_of(text)) for row, text in labels.items()}
-    found, share = postings.shares(connection, "x", words)
-    assert dict(zip(found.tolist(), share.tolist(), strict=True)) == pytest.approx(
+    parts = {row: text_match(words, matched(rows[row])) for row in sorted(rows)}
+    found, match = postings.text_matches(connection, "x", words)
+    assert dict(zip(found.tolist(), match.tolist(), strict=True)) == pytest.approx(
         {row: part for row, part in parts.items() if part}
     )
+
+
+def matched(texts: Texts) -> list[str]:
+    plain = [term for name in TEXT_FIELDS for term in terms_of(texts.get(name, ""))]
+    labels = field_terms({name: texts.get(name, "") for name in (NAMED, TAGGED)})
+    return [*plain, *labels[NAMED], *labels[TAGGED]]
 
 
 @given(WRITES)
@@ -177,7 +194,8 @@ def test_the_mark_of_texts_inside_images_cannot_be_typed(connection: sqlite3.Con
     rows = Rows()
     written(connection, rows, {0: {TEXT: "exit"}, 1: {"tags": "car"}})
     assert scores(connection, rows, "text:exit exit") == {}
-    assert postings.shares(connection, "x", query_terms("text:exit"))[1].tolist() == [0.5]
+    matches = postings.text_matches(connection, "x", query_terms("text:exit"))
+    assert matches[1].tolist() == [0.5**4]
 
 
 def test_words_are_written_again_when_the_analysis_changes(

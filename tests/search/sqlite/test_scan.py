@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coca.search.ranking import fused_scores
+from coca.search.ranking import Spread, TypedQuery, fused_scores
 from coca.search.records import Record
 from coca.search.search_options import GroupBy, Ranking, SearchOptions, Side
 from coca.search.sqlite.codes import BLOCK_ROWS, Codes
@@ -20,6 +20,7 @@ from coca.search.stores import open_store
 
 Matrix = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 SIZE = 32
+SPREADS = (Spread(0.0, 0.05), Spread(-0.1, 0.15))
 GROUPS: tuple[GroupBy, ...] = ("image", "album", "path")
 
 
@@ -128,38 +129,39 @@ class Rows:
         ranking: Ranking,
         *,
         bm25: Words,
-        share: Words,
+        text: Words,
         keep: np.ndarray | None,
         min_score: float | None,
         group_by: GroupBy,
     ) -> None:
         image, caption = self.cosines(query, "image"), self.cosines(query, "text")
-        counts = (self.flags & HAS_TEXT) > 0
-        if ranking.captions == "given":
-            counts &= (self.flags & GIVEN) > 0
+        counts = (self.flags & (HAS_TEXT | GIVEN)) == HAS_TEXT | GIVEN
         caption = np.where(counts, caption, np.float32(np.nan))
         words = np.zeros((len(image), 2))
-        for column, (rows, values) in enumerate((bm25, share)):
+        for column, (rows, values) in enumerate((bm25, text)):
             words[rows, column] = values
-        scores = fused_scores(image, caption, words, ranking)
+        typed = TypedQuery(query, "", SPREADS)
+        shown = (self.flags & (EXISTS | HIDDEN)) == EXISTS
+        floor = typed.caption_floor(float((shown & counts).sum() / shown.sum()))
+        scores = fused_scores(image, caption, words, ranking, floor)
         if min_score is not None:
             scores[image < min_score] = np.nan
         best = self.best(scores, k, keep, group_by)
         found = scan.ranked(
-            query,
+            typed,
             ranking,
             SearchOptions(limit=k, min_score=min_score, group_by=group_by),
             self,
             padded(scan, keep),
             bm25=bm25,
-            share=share,
+            text=text,
         )
         assert found.rows.tolist() == best
         for part, exact in (
             (found.image, image),
             (found.caption, caption),
             (found.bm25, words[:, 0]),
-            (found.share, words[:, 1]),
+            (found.text, words[:, 1]),
         ):
             assert part == pytest.approx(exact[best], abs=1e-6, nan_ok=True)
 
@@ -214,8 +216,6 @@ WEIGHT = st.sampled_from([0.0, 0.1, 0.4, 1.0, 10.0])
         caption_weight=WEIGHT,
         words_weight=WEIGHT,
         text_weight=WEIGHT,
-        uncaptioned=WEIGHT,
-        words_half=st.sampled_from([0.1, 4.0]),
         captions=st.sampled_from(["all", "given"]),
     ),
     worded=st.sampled_from([0.0, 0.001, 0.3]),
@@ -241,7 +241,7 @@ def test_a_ranking_is_that_of_an_exhaustive_search(
         k,
         ranking,
         bm25=(some, (20 * rng.random(len(some))).astype(np.float32)),
-        share=(others, rng.integers(1, 4, len(others)).astype(np.float32) / np.float32(3)),
+        text=(others, rng.integers(1, 4, len(others)).astype(np.float32) / np.float32(3)),
         keep=drawn(rng, share, in_one_piece=False),
         min_score=min_score,
         group_by=group_by,

@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar, get_args
@@ -14,6 +14,7 @@ from coca.core.errors import SearchError
 from coca.core.progress import ProgressMaker, silent
 from coca.search.filter_language import parse
 from coca.search.filter_printers import to_milvus
+from coca.search.filters import NOT_HIDDEN
 from coca.search.milvus import schema
 from coca.search.milvus.ann import nearest, shown
 from coca.search.milvus.connection import Connection
@@ -24,12 +25,15 @@ from coca.search.milvus.rows import (
     COLUMNS,
     Rows,
     both,
+    indexed_word,
     is_in,
     to_record,
     to_row,
     vector_of,
 )
+from coca.search.milvus.schema import TEXT_BM25, TEXT_WORDS
 from coca.search.milvus.vector_index import VectorIndex
+from coca.search.ranking import TypedQuery
 from coca.search.records import (
     CONTENT,
     HAS_TEXT,
@@ -47,7 +51,7 @@ from coca.search.records import (
 )
 from coca.search.search_options import Ranking, SearchOptions, Side, check_text
 from coca.search.store import Changes, check_changes, repr_of
-from coca.search.words import query_terms, search_terms
+from coca.search.words import named_keys, query_terms, search_terms
 
 _KEPT_CHANGES = 10_000
 """Number of the last written ids that `changes` can name."""
@@ -342,23 +346,33 @@ class MilvusCollection:
         found = self._read(lambda rows: rows.words(terms, limit, wanted, column=schema.BM25))
         return sorted(found.items(), key=lambda one: sort_key(one[1], one[0]))
 
-    def ranked(
-        self,
-        query: Float32[np.ndarray, " E"],
-        text: str,
-        ranking: Ranking,
-        options: SearchOptions,
-    ) -> list[Hit]:
+    def ranked(self, query: TypedQuery, ranking: Ranking, options: SearchOptions) -> list[Hit]:
         """Search by image, caption and words; see `Collection.ranked`."""
         options.check_page(self.index_type.max_results)
-        check_text(text)
-        query = unit_rows(query[np.newaxis], self.info.embed_dim)[0]
+        check_text(query.text)
+        query = replace(query, vector=unit_rows(query.vector[np.newaxis], self.info.embed_dim)[0])
         asked = options.replace(filter=expression(options.filter))
 
         def search(rows: Rows) -> list[Hit]:
-            page = RankedSearch(rows, query, text, ranking, asked).page()
+            search = RankedSearch(rows, query, ranking, asked)
+            page = search.page()
             by_id = _hits(rows, [one.found.id for one in page], asked.filter)
-            return [one.rank(by_id[one.found.id], ranking) for one in page if one.found.id in by_id]
+            there = ((one, by_id[one.found.id]) for one in page if one.found.id in by_id)
+            return [one.rank(hit, ranking, search.floor) for one, hit in there]
+
+        return self._read(search)
+
+    def labels_in(self, text: str) -> Set[str]:
+        """Return the labels that a text names; see `Collection.labels_in`."""
+        keys = {indexed_word(key): key for key in named_keys(query_terms(text))}
+
+        def search(rows: Rows) -> Set[str]:
+            if not keys or not rows.layout.words:
+                return set()
+            ids = rows.words(keys.values(), BATCH_ROWS // 10, NOT_HIDDEN, column=TEXT_BM25)
+            found = rows.get(ids, [ID, TEXT_WORDS], freshness=rows.freshness).values()
+            written = {word for row in found for word in row[TEXT_WORDS].split(" ")}
+            return {key for word, key in keys.items() if word in written}
 
         return self._read(search)
 

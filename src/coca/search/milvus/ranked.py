@@ -1,31 +1,30 @@
 """Search of Milvus by image, caption and words: candidates of lists, ranked by their exact scores.
 
 Candidates are the nearest images, the nearest captions, and the records with the best BM25 of the
-query's words in what they say and in the text inside the image. A candidate is a hit if no other
+query's terms in what they say and in their labels and texts. A candidate is a hit if no other
 record can have a higher score than its own, as far as the ends of the lists show (the threshold
 algorithm of Fagin et al. 2001). So the hits are those of an exact search, if the searches of images
-and captions are exact. One bound is assumed: of the text inside an image, a record that is in no
-list has at most the share of the query's words that the last one of its list has.
+and captions are exact. One bound is assumed: the labels and texts of a record that is in no
+list match the query at most as well as those of the last one of their list.
 
 Dimensions: N candidates, E embedding.
 """
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
 
 import numpy as np
-from jaxtyping import Float32
 
 from coca.search.milvus.ann import FOUND_COLUMNS, search, shown, to_found
-from coca.search.milvus.rows import Rows, indexed_words, vector_of
+from coca.search.milvus.rows import Rows, indexed_word, vector_of
 from coca.search.milvus.schema import BM25, TEXT_BM25, TEXT_WORDS
-from coca.search.ranking import fused_scores, ranked_hit
+from coca.search.ranking import TypedQuery, fused_scores, ranked_hit
 from coca.search.records import HAS_TEXT, HIDDEN, ID, SCORE_DIGITS, Hit, batches, group_of, sort_key
 from coca.search.search_options import MAX_RESULTS, Ranking, SearchOptions
-from coca.search.words import query_terms, search_terms, share
+from coca.search.words import label_keys, query_terms, search_terms, text_match
 
 DEPTHS = (64, 256, 1_024, 4_096, MAX_RESULTS)
 """Number of candidates of each list; the next depth is for hits that the last one leaves open."""
@@ -46,20 +45,26 @@ class Candidate:
     caption: float | None = None
     """Cosine of query and caption; NaN if the caption has no vector."""
     bm25: float = 0.0
-    inside: float = 0.0
-    """Share of the query's words that labels and the text inside the image have, 0 to 1."""
+    text: float = 0.0
+    """Match of labels and texts, see `coca.search.words.text_match`."""
 
     @property
     def is_known(self) -> bool:
         """Whether all its cosines are known."""
         return self.image is not None and (self.caption is not None or not self.has_caption)
 
-    def rank(self, hit: Hit, ranking: Ranking) -> Hit:
+    def rank(self, hit: Hit, ranking: Ranking, floor: float) -> Hit:
         """Return its hit, with the score and what it consists of; its cosines must be known."""
         assert self.image is not None
         caption = math.nan if self.caption is None or not self.has_caption else self.caption
         return ranked_hit(
-            hit, ranking, image=self.image, caption=caption, bm25=self.bm25, inside=self.inside
+            hit,
+            ranking,
+            floor,
+            image=self.image,
+            caption=caption,
+            bm25=self.bm25,
+            text=self.text,
         )
 
 
@@ -70,7 +75,7 @@ class _Ends:
     image: float
     caption: float
     bm25: float
-    inside: float = 0.0
+    text: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +98,19 @@ class RankedSearch:
     """Search of a collection for one query, which keeps its lists of words for deeper ones."""
 
     def __init__(
-        self,
-        rows: Rows,
-        query: Float32[np.ndarray, " E"],
-        text: str,
-        ranking: Ranking,
-        options: SearchOptions,
+        self, rows: Rows, query: TypedQuery, ranking: Ranking, options: SearchOptions
     ) -> None:
-        """Search for a text and its vector; the filter of the options is one of Milvus."""
+        """Search for a query of length 1; the filter of the options is one of Milvus."""
         self._rows, self._query, self._ranking, self._options = rows, query, ranking, options
-        self._words = query_terms(text) if rows.layout.words else []
+        self.floor = query.caption_floor(rows.captioned())
+        self._words = query_terms(query.text) if rows.layout.words else []
+        texts = [term for word in self._words for term in word]
         self._terms = {
             BM25: search_terms(self._words, ranking.captions),
-            TEXT_BM25: list(dict.fromkeys(term for word in self._words for term in word)),
+            TEXT_BM25: list(dict.fromkeys((*texts, *label_keys(self._words)))),
         }
         self._lists = dict[str, _WordList]()
+        self._matches = dict[str, float]()
 
     def page(self) -> list[Candidate]:
         """Find the records with the highest scores, best first, one of each group."""
@@ -124,7 +127,7 @@ class RankedSearch:
 
     def _candidates(self, depth: int) -> tuple[dict[str, Candidate], _Ends, bool]:
         """Collect the candidates of a depth by id, and whether no other record can be a hit."""
-        options, query = self._options, self._query[np.newaxis]
+        options, query = self._options, self._query.vector[np.newaxis]
         images = search(self._rows, query, options.replace(on="image"), depth)[0]
         captions = search(self._rows, query, options.replace(on="text"), depth)[0]
         words, texts = self._by_words(BM25, depth), self._by_words(TEXT_BM25, depth)
@@ -133,22 +136,26 @@ class RankedSearch:
             candidates[found.id].image = found.score
         for found in captions:
             candidates[found.id].caption = found.score
+        matches = self._matches_of(texts.scores)
+        best = sorted(matches, key=matches.__getitem__, reverse=True)
+        others = best[:1] if texts.is_cut else best[depth : depth + 1]
         ends = _Ends(
             image=images[-1].score if images else -1.0,
             caption=captions[-1].score if captions else -1.0,
             bm25=words.end(depth),
+            text=matches[others[0]] if others else 0.0,
         )
-        listed = {*islice(words.scores, depth), *islice(texts.scores, depth)}
+        listed = {*islice(words.scores, depth), *best[:depth]}
         self._read(candidates, sorted(listed - candidates.keys()))
         self._add_words(candidates, words, ends)
-        self._add_text(candidates, texts, ends, depth=depth)
+        for id, match in self._matches_of(candidates).items():
+            candidates[id].text = match
         least, deepest = options.min_score, min(DEPTHS[-1], self._rows.layout.index.max_results)
         is_complete = len(images) < depth or depth == deepest
         return candidates, ends, is_complete or (least is not None and ends.image < least)
 
     def _new(self, found: Hit) -> Candidate:
-        is_given, is_any = found.caption_source == "given", bool(found.caption_source)
-        return Candidate(found, is_any if self._ranking.captions == "all" else is_given)
+        return Candidate(found, found.caption_source == "given")
 
     def _by_words(self, column: str, depth: int) -> _WordList:
         """Find at least the best `depth` records by words."""
@@ -163,34 +170,26 @@ class RankedSearch:
         filter = shown(self._options.filter)
         return self._rows.words(self._terms[column], k, filter, column=column, ids=ids)
 
-    def _unlisted(
-        self, column: str, words: _WordList, candidates: Mapping[str, Candidate]
-    ) -> dict[str, float]:
-        """Find the BM25 of candidates that a list lacks."""
-        ids = sorted(candidates.keys() - words.scores.keys()) if words.is_cut else []
-        parts = (self._look_up(column, len(some), set(some)) for some in batches(ids, DEPTHS[-2]))
-        return {id: score for part in parts for id, score in part.items()}
-
     def _add_words(
         self, candidates: Mapping[str, Candidate], words: _WordList, ends: _Ends
     ) -> None:
         """Add BM25, also of candidates that the list lacks."""
-        unlisted = self._unlisted(BM25, words, candidates)
+        unlisted = dict[str, float]()
+        ids = sorted(candidates.keys() - words.scores.keys()) if words.is_cut else []
+        for some in batches(ids, DEPTHS[-2]):
+            unlisted |= self._look_up(BM25, len(some), set(some))
         for id, candidate in candidates.items():
             candidate.bm25 = words.scores.get(id) or min(unlisted.get(id, 0.0), ends.bm25)
 
-    def _add_text(
-        self, candidates: Mapping[str, Candidate], texts: _WordList, ends: _Ends, *, depth: int
-    ) -> None:
-        """Add the shares of words inside images, also of candidates that the list lacks."""
-        unlisted = self._unlisted(TEXT_BM25, texts, candidates)
-        ids = candidates.keys() & (texts.scores.keys() | unlisted.keys())
-        rows = self._rows.get(ids, [ID, TEXT_WORDS], freshness=self._rows.freshness)
-        words = [(indexed_words([one]), indexed_words([other])) for one, other in self._words]
+    def _matches_of(self, ids: Iterable[str]) -> dict[str, float]:
+        """Compute the matches of labels and texts of records; each record is read once."""
+        ids = list(ids) if self._words else []
+        unread = [id for id in ids if id not in self._matches]
+        rows = self._rows.get(unread, [ID, TEXT_WORDS], freshness=self._rows.freshness)
         for id, row in rows.items():
-            candidates[id].inside = share(words, row[TEXT_WORDS].split(" "))
-        if texts.end(depth):
-            ends.inside = min((candidates[id].inside for id in rows), default=0.0)
+            terms = set(row[TEXT_WORDS].split(" "))
+            self._matches[id] = text_match(self._words, terms, written=indexed_word)
+        return {id: self._matches[id] for id in ids if id in self._matches}
 
     def _ranked(
         self, candidates: dict[str, Candidate], ends: _Ends, least: float
@@ -219,7 +218,7 @@ class RankedSearch:
     def _most_of_others(self, ends: _Ends) -> float:
         """Return the highest score that a record may have that is not a candidate."""
         other = Hit(id="", score=0.0, path="", caption="", metadata={})
-        words = {"bm25": ends.bm25, "inside": ends.inside}
+        words = {"bm25": ends.bm25, "text": ends.text}
         others = [Candidate(other, has_caption, **words) for has_caption in (True, False)]
         return max(self._scores(others, ends))
 
@@ -231,17 +230,13 @@ class RankedSearch:
     def _scores(self, candidates: Sequence[Candidate], ends: _Ends) -> list[float]:
         """Compute the scores of candidates; the highest possible ones where cosines are unknown."""
         image = np.array([_or(one.image, ends.image) for one in candidates], np.float64)
-        # A caption without a vector is replaced by the cosine of its image.
-        most = np.maximum(ends.caption, self._ranking.uncaptioned * image)
-        caption = np.array(
-            [
-                _or(one.caption, bound) if one.has_caption else math.nan
-                for one, bound in zip(candidates, most.tolist(), strict=True)
-            ],
-            np.float64,
-        )
-        words = np.array([(one.bm25, one.inside) for one in candidates], np.float64).reshape(-1, 2)
-        scores: list[float] = fused_scores(image, caption, words, self._ranking).tolist()
+        captions = [
+            _or(one.caption, ends.caption) if one.has_caption else math.nan for one in candidates
+        ]
+        caption = np.array(captions, np.float64)
+        words = np.array([(one.bm25, one.text) for one in candidates], np.float64).reshape(-1, 2)
+        ranking, floor = self._ranking, self.floor
+        scores: list[float] = fused_scores(image, caption, words, ranking, floor).tolist()
         return scores
 
     def _read(self, candidates: dict[str, Candidate], ids: Sequence[str]) -> None:
@@ -255,10 +250,10 @@ class RankedSearch:
                 candidates.pop(id, None)
                 continue
             one = candidates.setdefault(id, self._new(to_found(row, 0.0)))
-            one.image = float(self._query @ vector_of(row, layout, "image"))
+            one.image = float(self._query.vector @ vector_of(row, layout, "image"))
             one.caption = math.nan
             if row[HAS_TEXT]:
-                one.caption = float(self._query @ vector_of(row, layout, "text"))
+                one.caption = float(self._query.vector @ vector_of(row, layout, "text"))
 
 
 def _or(value: float | None, other: float) -> float:

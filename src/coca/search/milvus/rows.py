@@ -17,12 +17,13 @@ from jaxtyping import Float, Float32
 
 from coca.search import records
 from coca.search.filter_printers import listed
+from coca.search.filters import NOT_HIDDEN
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.index_builds import METRIC
 from coca.search.milvus.schema import BM25_K1, TEXT_WORDS, WORDS, Layout
 from coca.search.records import ID, MAX_BYTES, Record, batches, from_plain
 from coca.search.search_options import MAX_RESULTS, Side
-from coca.search.words import label_terms, repeated_terms
+from coca.search.words import matched_terms, repeated_terms
 
 BATCH_ROWS = 1_000
 """Number of rows that are written or read by one call."""
@@ -49,12 +50,14 @@ def both(*filters: str) -> str:
     return filters[0] if len(filters) == 1 else " and ".join(f"({each})" for each in filters)
 
 
-def indexed_words(terms: Iterable[str]) -> str:
-    """Join terms as a column of words has them: of letters, digits and `_` only.
+def indexed_word(term: str) -> str:
+    """Write a term with letters, digits and `_` only, so that any tokenizer keeps it whole."""
+    return _NO_LETTER.sub(lambda sign: f"_{ord(sign[0]):x}_", term)
 
-    Any tokenizer then splits them at spaces only. Terms that do not fit into a column are left out.
-    """
-    joined = " ".join(_NO_LETTER.sub(lambda sign: f"_{ord(sign[0]):x}_", term) for term in terms)
+
+def indexed_words(terms: Iterable[str]) -> str:
+    """Join terms as a column of words has them; those that do not fit into it are left out."""
+    joined = " ".join(map(indexed_word, terms))
     data = joined.encode()
     most = MAX_BYTES[records.CAPTION]
     return joined if len(data) <= most else data[:most].rpartition(b" ")[0].decode()
@@ -76,7 +79,7 @@ def to_row(record: Record, layout: Layout) -> Row:
         row[records.TEXT_VECTOR] = np.asarray(text_vector, np.float32)
     if layout.words:
         row[WORDS] = indexed_words(repeated_terms(record))
-        row[TEXT_WORDS] = indexed_words(label_terms(record))
+        row[TEXT_WORDS] = indexed_words(matched_terms(record))
     return row
 
 
@@ -99,6 +102,7 @@ class Rows:
         """Wrap an existing collection."""
         self.connection, self.layout = connection, layout
         self._upserted_s = self._deleted_s = -math.inf
+        self._captioned = -math.inf, 0.0
 
     def upsert(self, rows: Sequence[Row]) -> None:
         """Write rows with distinct ids in one call; existing ids are replaced."""
@@ -143,6 +147,22 @@ class Rows:
     def count(self, filter: str = "", *, freshness: str = "Strong") -> int:
         """Count the rows that a filter keeps."""
         return int(self.query(filter, ["count(*)"], freshness)[0]["count(*)"])
+
+    def captioned(self) -> float:
+        """Return the fraction of the rows that are not hidden with a caption by people.
+
+        It is counted again after a write of this client, and once in `_SETTLED_S` for those of
+        others.
+        """
+        counted_s, fraction = self._captioned
+        now = time.monotonic()
+        if now < counted_s + _SETTLED_S and counted_s > max(self._upserted_s, self._deleted_s):
+            return fraction
+        given = f'{records.HAS_TEXT} == true and {records.CAPTION_SOURCE} == "given"'
+        rows = self.count(NOT_HIDDEN, freshness=self.freshness)
+        counted = self.count(both(NOT_HIDDEN, given), freshness=self.freshness)
+        self._captioned = now, counted / max(rows, 1)
+        return self._captioned[1]
 
     def stored(self) -> int:
         """Count all rows; those of a collection that is not loaded with replaced ones."""

@@ -16,6 +16,7 @@ from coca.search.edits import edited, undone, write_changes
 from coca.search.filters import where
 from coca.search.perceptual_hash import perceptual_hash
 from coca.search.predictor import CaptionScorer, Embedder
+from coca.search.query.background import spreads_of
 from coca.search.query.explanation import (
     Explanation,
     Part,
@@ -35,6 +36,7 @@ from coca.search.query.query_terms import (
     typed_terms,
 )
 from coca.search.query.rerank import check_texts, rerank
+from coca.search.ranking import TypedQuery
 from coca.search.records import (
     ID,
     Hit,
@@ -53,6 +55,7 @@ from coca.search.search_options import (
     check_text,
 )
 from coca.search.store import Collection
+from coca.search.words import without_labels
 
 _FIRST_HITS = 100
 """Hits among which an explanation looks first; then it looks among all."""
@@ -286,13 +289,16 @@ class SearchEngine:
             raise ArgumentError(
                 "a hybrid search compares words, and the query has none: add a text"
             )
-        query = self.query_vector(terms)
+        query = self.query_vector(terms if ranking is None else self._without_labels(terms))
+        typed = None
+        if ranking is not None:
+            typed = TypedQuery(query, positive, spreads_of(self.embedder, query))
 
         def find(offset: int, limit: int) -> list[Hit]:
             page = options.page(offset=offset, limit=limit)
-            if ranking is None:
+            if typed is None or ranking is None:
                 return self.collection.nearest(query[np.newaxis], page)[0]
-            return self.collection.ranked(query, positive, ranking, page)
+            return self.collection.ranked(typed, ranking, page)
 
         offset, last = 0 if scorer else options.offset, options.offset + options.limit
         count = max(options.rerank, last) - offset
@@ -344,7 +350,8 @@ class SearchEngine:
         parts: tuple[Part, ...] = ()
         if found is not None:
             scale, ranking = getattr(self.embedder, "logit_scale", 1.0), _ranking(asked, terms)
-            parts = score_parts(found, record, terms, self._vectors(terms), asked, ranking, scale)
+            vectors = self._vectors(terms if ranking is None else self._without_labels(terms))
+            parts = score_parts(found, record, terms, vectors, asked, ranking, scale)
         against = reasons_against(
             self.collection, record, parts, terms, asked, hits=hits, row=row, found=found
         )
@@ -374,6 +381,15 @@ class SearchEngine:
             raise ArgumentError("nothing to search for: give a text, an image or a vector")
         vectors = self._vectors(terms)[:, np.newaxis]
         return direction([*vectors], [term.weight for term in terms])[0]
+
+    def _without_labels(self, terms: Sequence[Term]) -> Sequence[Term]:
+        """Remove the labels that wanted texts name, of which a model knows nothing."""
+        return [
+            term.replace(text=without_labels(term.text, self.collection.labels_in(term.text)))
+            if term.text and term.weight > 0 and " " in term.text.strip()
+            else term
+            for term in terms
+        ]
 
     def _vectors(self, terms: Sequence[Term]) -> Float64[np.ndarray, "T E"]:
         """Embed terms as vectors of length 1."""

@@ -6,10 +6,7 @@ over the length of the terms' weighted sum. So a score splits into parts of term
 Dimensions: T terms, E embedding, K labels.
 """
 
-import hashlib
-import io
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Literal, TypeAlias
@@ -17,13 +14,13 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float, Float32
 
-from coca.core.errors import DataError, StorageError, UnsupportedError
-from coca.core.files.atomic import user_cache, write_atomic
+from coca.core.errors import DataError, UnsupportedError
 from coca.runtime.caption_words import CAPTION_WORDS_FILE, CaptionWords
 from coca.runtime.image_reading import ImageReading, WordReading
 from coca.runtime.inputs import Prediction
 from coca.search.filter_language import conditions_of
 from coca.search.filters import all_of, where
+from coca.search.query.background import text_vectors
 from coca.search.query.originals import ImageOpener, read_original
 from coca.search.query.query_terms import Term, content_words
 from coca.search.records import ID, CaptionSource, Hit, Record
@@ -33,9 +30,6 @@ from coca.search.store import Collection
 Source: TypeAlias = Literal["image", "caption", "words", "text", "likelihood"]
 """What is compared with the query: the image, its caption, the words of the record by BM25, the
 text of labels and inside the image; `likelihood` is that of reranking."""
-
-_labels: dict[str, tuple[list[str], Float32[np.ndarray, "K E"]]] = {}
-"""Labels and their vectors by model."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +89,10 @@ def score_parts(
     factors = [(side, 1.0 if hit.rank_score is None else logit_scale, side == "image")]
     others = [] if hit.rank_score is None else [Part("likelihood", "", hit.log_likelihood or 0.0)]
     if hit.rank_score is None and ranking is not None and hit.parts is not None:
-        # The image replaces a caption that does not count.
-        replaced = hit.caption_score is None
-        caption = ranking.caption_weight * (ranking.uncaptioned if replaced else 1.0)
-        factors = [("image", ranking.image_weight, True), ("caption", caption, replaced)]
+        factors = [("image", ranking.image_weight, True)]
+        # What the caption adds is divided as its cosine is.
+        if hit.caption_score and (added := hit.parts["caption"]):
+            factors.append(("caption", added / hit.caption_score, False))
         words: tuple[Source, ...] = ("words", "text")
         others = [Part(name, "", hit.parts[name]) for name in words if hit.parts.get(name)]
     cosines = []
@@ -174,21 +168,7 @@ def read_record(
 
 def label_vectors(embedder: Any) -> tuple[list[str], Float32[np.ndarray, "K E"]]:
     """Embed the labels of a model: nouns of its classes, else words of its captions, else none."""
-    key = f"{embedder.fingerprint}-{embedder.embed_dim}"
-    if key not in _labels:
-        listed = CaptionWords.load(Path(embedder.source) / CAPTION_WORDS_FILE) or CaptionWords.of(
-            ()
-        )
-        words = [noun.words[0] for noun in listed.nouns] or listed.chosen("polite")
-        words = [word for word in dict.fromkeys(words) if len(word) > 2]
-        digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:8]
-        path = user_cache() / "labels" / f"{key}-{digest}.npy"
-        try:
-            vectors = np.load(path).astype(np.float32)
-        except (OSError, ValueError):
-            vectors, buffer = embedder.embed_texts(words), io.BytesIO()
-            np.save(buffer, vectors.astype(np.float16))
-            with suppress(StorageError):
-                write_atomic(path, buffer.getvalue())
-        _labels[key] = words, vectors
-    return _labels[key]
+    listed = CaptionWords.load(Path(embedder.source) / CAPTION_WORDS_FILE) or CaptionWords.of(())
+    words = [noun.words[0] for noun in listed.nouns] or listed.chosen("polite")
+    words = [word for word in dict.fromkeys(words) if len(word) > 2]
+    return words, text_vectors(embedder, words)

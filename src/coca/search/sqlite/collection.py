@@ -4,7 +4,7 @@ import os
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,7 @@ from coca.core.errors import SearchError
 from coca.search import words as text_words
 from coca.search.filter_language import parse
 from coca.search.filter_printers import to_sql
-from coca.search.ranking import ranked_hit
+from coca.search.ranking import TypedQuery, ranked_hit
 from coca.search.records import (
     PERCEPTUAL_HASH,
     TEXT_VECTOR,
@@ -203,18 +203,12 @@ class SqliteCollection:
             for row, score in zip(rows[best].tolist(), scores[best].tolist(), strict=True)
         ]
 
-    def ranked(
-        self,
-        query: Float32[np.ndarray, " E"],
-        text: str,
-        ranking: Ranking,
-        options: SearchOptions,
-    ) -> list[Hit]:
+    def ranked(self, query: TypedQuery, ranking: Ranking, options: SearchOptions) -> list[Hit]:
         """Search by image, caption and words, exactly; see `Collection.ranked`."""
         options.check_page(MAX_RESULTS)
-        check_text(text)
-        query = unit_rows(query[np.newaxis], self.info.embed_dim)[0]
-        terms = text_words.query_terms(text)
+        check_text(query.text)
+        query = replace(query, vector=unit_rows(query.vector[np.newaxis], self.info.embed_dim)[0])
+        terms = text_words.query_terms(query.text)
         with self._searching(options.filter) as (connection, state, scan, keep), self._turns:
             found = scan.ranked(
                 query,
@@ -223,16 +217,24 @@ class SqliteCollection:
                 _Reader(connection, self.info),
                 keep,
                 bm25=self._bm25(connection, state, terms, ranking),
-                share=postings.shares(connection, self._name, terms),
+                text=postings.text_matches(connection, self._name, terms),
             )
             rows = found.rows[options.offset :].tolist()
             hits = self._hits(connection, scan, keep, rows)
-        parts = (found.image, found.caption, found.bm25, found.share)
+        floor = query.caption_floor(scan.captioned)
+        parts = (found.image, found.caption, found.bm25, found.text)
         columns = (part[options.offset :].tolist() for part in parts)
         return [
-            ranked_hit(hits[row], ranking, image=image, caption=caption, bm25=bm25, inside=share)
-            for row, image, caption, bm25, share in zip(rows, *columns, strict=True)
+            ranked_hit(
+                hits[row], ranking, floor, image=image, caption=caption, bm25=bm25, text=text
+            )
+            for row, image, caption, bm25, text in zip(rows, *columns, strict=True)
         ]
+
+    def labels_in(self, text: str) -> Set[str]:
+        """Return the labels that a text names; see `Collection.labels_in`."""
+        with self._reading() as (connection, _):
+            return postings.labels_in(connection, self._name, text_words.query_terms(text))
 
     def saved_searches(self) -> dict[str, str]:
         """Read the saved searches by name."""

@@ -22,17 +22,20 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, UInt16
+from jaxtyping import Bool, Float, Float32, Int64, UInt16
 
 from coca.search.search_options import CaptionChoice
 from coca.search.words import (
     FIELD_WEIGHTS,
     FIELDS,
-    LABELS,
     MARKS,
+    NAMED,
     TEXT,
+    TEXT_FIELDS,
     analyzer,
     field_terms,
+    label_keys,
+    named_keys,
     search_terms,
 )
 
@@ -45,7 +48,10 @@ _ANALYZER_BLOCK = -1
 _MOST_OCCURRENCES, _MOST_LENGTH = 255, 65_535
 _POSTING_BYTES = 6
 _TF = np.outer([*FIELD_WEIGHTS.values()], range(_MOST_OCCURRENCES + 1)).astype(np.float32).ravel()
-_IS_LABEL = np.repeat([field in LABELS for field in FIELDS], _MOST_OCCURRENCES + 1)
+_IS_LABEL = np.repeat(
+    [field in ("tags", "people", "place", "album") for field in FIELDS], _MOST_OCCURRENCES + 1
+)
+_IS_TEXT = np.repeat([field in TEXT_FIELDS for field in FIELDS], _MOST_OCCURRENCES + 1)
 
 Texts = Mapping[int, Mapping[str, str]]
 """Texts of rows by field, see `coca.search.words.texts_of`."""
@@ -165,25 +171,52 @@ def scores(
     return rows, total[rows]
 
 
-def shares(
+def text_matches(
     connection: sqlite3.Connection, name: str, query: Sequence[tuple[str, str]]
 ) -> tuple[Int64[np.ndarray, " M"], Float32[np.ndarray, " M"]]:
-    """Compute the share of the words of a query that the labels of each row have.
+    """Compute the match of a query with the labels and texts of each row.
 
     Returns:
-        Rows with such a word, ascending, and their shares, above 0 to 1; see `LABELS` and `share`
-        of `coca.search.words`.
+        Rows with a match, ascending, and its value, above 0; see `text_match` of
+        `coca.search.words`.
     """
     blocks = _blocks(connection, name)
-    words = np.zeros(len(blocks) * BLOCK_ROWS, np.uint16)
-    for word in query:
+    words = np.zeros(len(blocks) * BLOCK_ROWS, np.float32)
+    in_labels = set[int]()
+    for number, word in enumerate(query):
         marked = [MARKS[TEXT] + term for term in word]
         rows, fields, _ = _postings(_blobs(connection, name, blocks, [*word, *marked]))
         has_word = np.zeros(len(words), bool)
-        has_word[rows[_IS_LABEL[fields]]] = True
+        has_word[rows[_IS_TEXT[fields]]] = True
         words += has_word
-    rows = np.flatnonzero(words > 0)
-    return rows, words[rows] / np.float32(max(len(query), 1))
+        # The year of a date is in no other field.
+        if word[0].isdigit() or _IS_LABEL[fields].any():
+            in_labels.add(number)
+    matches: Float[np.ndarray, " N"] = (words / max(len(query), 1)) ** 4
+    # A label covers words of the query, and several labels of a row may cover the same.
+    named, tagged = dict[int, Bool[np.ndarray, " N"]](), dict[int, Bool[np.ndarray, " N"]]()
+    for key, span in label_keys(query).items():
+        if not in_labels.issuperset(span):
+            continue
+        rows, _, _ = _postings(_blobs(connection, name, blocks, [key]))
+        if len(rows):
+            covered = named if key.startswith(MARKS[NAMED]) else tagged
+            for position in span:
+                covered.setdefault(position, np.zeros(len(words), bool))[rows] = True
+    if named or tagged:
+        none = np.zeros(len(words))
+        tags = sum(tagged.values(), none) / max(len(query), 1)
+        matches += sum(named.values(), none) + tags**2
+    rows = np.flatnonzero(matches > 0)
+    return rows, matches[rows].astype(np.float32)
+
+
+def labels_in(
+    connection: sqlite3.Connection, name: str, query: Sequence[tuple[str, str]]
+) -> set[str]:
+    """Return the people, places, albums and years that a query names and a row has."""
+    stored = _blobs(connection, name, _blocks(connection, name), [*named_keys(query)])
+    return {term for _, term, _ in stored}
 
 
 def _occurrences(texts: Mapping[str, str]) -> dict[str, Counter[str]]:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, UInt8, UInt64
 
-from coca.search.ranking import text_part, words_part
-from coca.search.search_options import CaptionChoice, GroupBy, Ranking, SearchOptions, Side
+from coca.search.ranking import NO_FLOOR, TypedQuery, above_floor, words_part
+from coca.search.search_options import GroupBy, Ranking, SearchOptions, Side
 from coca.search.sqlite.codes import BLOCK_ROWS, Codes, products
 from coca.search.sqlite.selection import (
     OUT,
@@ -36,7 +36,7 @@ _QUERY_ROWS = 16
 """Queries in a pass, which needs 4 bytes of memory for each query and row."""
 _BY_COSINE: dict[Side, Ranking] = {
     "image": Ranking(image_weight=1.0, caption_weight=0.0),
-    "text": Ranking(image_weight=0.0, caption_weight=1.0, uncaptioned=0.0, captions="all"),
+    "text": Ranking(image_weight=0.0, caption_weight=1.0),
 }
 """Rankings by one cosine."""
 
@@ -103,6 +103,13 @@ class Scan:
         return self._joined("albums", np.uint64)
 
     @cached_property
+    def captioned(self) -> float:
+        """Fraction of the rows that are not hidden with a caption that people gave."""
+        searched = self.searched()
+        given = searched & self._has_caption(GIVEN).reshape(-1)
+        return int(np.count_nonzero(given)) / max(int(np.count_nonzero(searched)), 1)
+
+    @cached_property
     def limits(self) -> dict[Side, Float32[np.ndarray, "B 2"]]:
         """Limits of the codes of the blocks."""
         none = np.zeros(2, np.float32)
@@ -158,8 +165,9 @@ class Scan:
             The best row of each group with its score, best first; ties are broken by id.
         """
         searched, on = self.searched(keep).reshape(-1, BLOCK_ROWS), options.on
+        has_caption = self._has_caption()
         if on == "text":
-            searched &= self._counted("all")
+            searched &= has_caption
         out = ~searched * OUT
         answers = []
         for start in range(0, len(queries), _QUERY_ROWS):
@@ -167,57 +175,71 @@ class Scan:
             scores = products(self.codes[on], Codes.of(part), searched)
             for query, near in zip(part, scores, strict=True):
                 near += out
-                selection = self._selection(query, _BY_COSINE[on], options, reader, read=(on,))
+                selection = self._selection(
+                    query,
+                    _BY_COSINE[on],
+                    options,
+                    reader,
+                    floor=NO_FLOOR,
+                    counted=has_caption,
+                    read=(on,),
+                )
                 best = selection.best(near, options.offset + options.limit)
                 answers.append((best.rows, best.image if on == "image" else best.caption))
         return answers
 
     def ranked(
         self,
-        query: Float[np.ndarray, " E"],
+        query: TypedQuery,
         ranking: Ranking,
         options: SearchOptions,
         reader: RowReader,
         keep: Bool[np.ndarray, " N"] | None = None,
         *,
         bm25: Words,
-        share: Words,
+        text: Words,
     ) -> Ranked:
         """Find the groups whose best row has the highest score; see `coca.search.ranking`.
 
         Args:
-            query: Query vector.
+            query: Query.
             ranking: Weights of the parts of a score.
             options: Number of groups, what they are, and the minimum dot product of an image.
             reader: Reads candidates.
             keep: Mask of rows to search. Default: all that are not hidden.
             bm25: BM25 of the query's words.
-            share: Share of the query's words that labels and the text inside the image have.
+            text: Match of labels and texts, see `coca.search.words.text_match`.
 
         Returns:
             The best row of each group, best first; ties are broken by id.
         """
         searched = self.searched(keep).reshape(-1, BLOCK_ROWS)
-        counted = self._counted(ranking.captions)
-        vector, least = np.asarray(query, np.float32), options.min_score
+        counted = self._has_caption(GIVEN)
+        floor = query.caption_floor(self.captioned)
+        vector, least = np.asarray(query.vector, np.float32), options.min_score
         codes = Codes.of(vector[np.newaxis])
         selection = self._selection(
-            vector, ranking, options, reader, words=(bm25, share), min_score=least
+            vector,
+            ranking,
+            options,
+            reader,
+            floor=floor,
+            counted=counted,
+            words=(bm25, text),
+            min_score=least,
         )
         near = np.zeros(counted.shape, np.float32)
         if selection.uses("image"):
             near = products(self.codes["image"], codes, searched)[0]
             if least is not None:
                 searched &= near >= least - selection.margins["image"][0][:, np.newaxis]
-            replacing = np.float32(ranking.caption_weight * ranking.uncaptioned)
-            near *= ~counted * replacing + np.float32(ranking.image_weight)
+            near *= np.float32(ranking.image_weight)
         if selection.uses("text"):
             caption = products(self.codes["text"], codes, searched & counted)[0]
-            caption *= counted * np.float32(ranking.caption_weight)
-            near += caption
+            near += above_floor(caption, floor) * (counted * np.float32(ranking.caption_weight))
         flat = near.reshape(-1)
         flat[bm25[0]] += words_part(bm25[1], ranking)
-        flat[share[0]] += text_part(share[1], ranking)
+        flat[text[0]] += ranking.text_weight * text[1]
         near += ~searched * OUT
         return selection.best(near, options.offset + options.limit)
 
@@ -234,7 +256,6 @@ class Scan:
             ranking=ranking,
             codes=self.codes,
             limits=self.limits,
-            counted=self._counted(ranking.captions).reshape(-1),
             groups=partial(self._groups, options.group_by),
             reader=reader,
             **parts,
@@ -247,10 +268,9 @@ class Scan:
                 row[: len(block.flags)] = getattr(block, name)
         return joined.reshape(-1)
 
-    def _counted(self, choice: CaptionChoice) -> Bool[np.ndarray, "B R"]:
-        """Return the mask of rows with a caption that counts."""
-        needed = HAS_TEXT if choice == "all" else HAS_TEXT | GIVEN
-        return ((self.flags & needed) == needed).reshape(-1, BLOCK_ROWS)
+    def _has_caption(self, flag: int = 0) -> Bool[np.ndarray, "B R"]:
+        """Return the mask of rows with a caption vector, and this flag."""
+        return ((self.flags & (HAS_TEXT | flag)) == HAS_TEXT | flag).reshape(-1, BLOCK_ROWS)
 
     def _groups(self, group_by: GroupBy, rows: Int64[np.ndarray, " C"]) -> UInt64[np.ndarray, " C"]:
         """Return the keys of the groups of rows."""

@@ -34,7 +34,7 @@ _TIE = 2e-6
 """Scores that are nearer than this may be equal after rounding to `SCORE_DIGITS`."""
 
 Words: TypeAlias = tuple[Int64[np.ndarray, " _"], Float[np.ndarray, " _"]]
-"""Rows, ascending, and what words give them: BM25, or the share of the words, 0 to 1."""
+"""Rows, ascending, and what words give them: BM25, or the match of labels and texts."""
 
 
 @runtime_checkable
@@ -60,8 +60,8 @@ class Ranked:
     caption: Float32[np.ndarray, " K"]
     """Cosines of query and caption; NaN where no caption counts."""
     bm25: Float32[np.ndarray, " K"]
-    share: Float32[np.ndarray, " K"]
-    """Share of the query's words that labels and the text inside the image have."""
+    text: Float32[np.ndarray, " K"]
+    """Match of labels and texts, see `coca.search.words.text_match`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +70,13 @@ class Selection:
 
     query: Float32[np.ndarray, " E"]
     ranking: Ranking
+    floor: float
+    """Cosine of a caption from which on it counts."""
     codes: Mapping[Side, Sequence[Codes | None]]
     """Codes of blocks."""
     limits: Mapping[Side, Float32[np.ndarray, "B 2"]]
     """Limits of these codes."""
-    counted: Bool[np.ndarray, " N"]
+    counted: Bool[np.ndarray, "B R"]
     """Mask of rows with a caption that counts."""
     groups: Callable[[Int64[np.ndarray, " C"]], UInt64[np.ndarray, " C"]]
     """Returns the keys of the groups of rows."""
@@ -82,7 +84,7 @@ class Selection:
     read: Sequence[Side] = SIDES
     """Sides whose cosines are read; others have none."""
     words: tuple[Words, ...] = ()
-    """BM25, and share of the words, of rows."""
+    """BM25, and match of labels and texts, of rows."""
     min_score: float | None = None
     """Minimum cosine of query and image."""
 
@@ -96,8 +98,7 @@ class Selection:
         ranking = self.ranking
         if side == "text":
             return ranking.caption_weight > 0
-        by_image = ranking.image_weight + ranking.caption_weight * ranking.uncaptioned
-        return by_image > 0 or self.min_score is not None
+        return ranking.image_weight > 0 or self.min_score is not None
 
     def best(self, near: Float32[np.ndarray, "B R"], k: int) -> Ranked:
         """Select the best row of each of the k best groups by exact scores.
@@ -187,7 +188,7 @@ class Selection:
     def _scored(
         self, rows: Int64[np.ndarray, " C"]
     ) -> tuple[Float32[np.ndarray, "C 4"], Float64[np.ndarray, " C"]]:
-        """Read rows: cosines of image and caption, BM25, share of words; and compute scores."""
+        """Read rows: cosines of image and caption, BM25, match of texts; and compute scores."""
         parts = np.zeros((len(rows), 4), np.float32)
         for start in range(0, len(rows), _PART_ROWS):
             part = slice(start, start + _PART_ROWS)
@@ -199,7 +200,7 @@ class Selection:
         scores = self._fused(rows, parts[:, 0], parts[:, 1])
         if self.min_score is not None:
             scores[parts[:, 0] < self.min_score] = -np.inf
-        parts[~self.counted[rows], 1] = np.nan
+        parts[~self.counted.reshape(-1)[rows], 1] = np.nan
         parts[:, 2:] = self._shared(rows)
         return parts, scores
 
@@ -209,11 +210,11 @@ class Selection:
         image: Float[np.ndarray, " C"],
         caption: Float[np.ndarray, " C"],
     ) -> Float64[np.ndarray, " C"]:
-        caption = np.where(self.counted[rows], caption, np.nan)
-        return fused_scores(image, caption, self._shared(rows), self.ranking)
+        caption = np.where(self.counted.reshape(-1)[rows], caption, np.nan)
+        return fused_scores(image, caption, self._shared(rows), self.ranking, self.floor)
 
     def _shared(self, rows: Int64[np.ndarray, " C"]) -> Float32[np.ndarray, "C 2"]:
-        """Return BM25 and share of the words of rows, 0 without."""
+        """Return BM25 and match of labels and texts of rows, 0 without."""
         shared = np.zeros((len(rows), 2), np.float32)
         for column, (some, values) in enumerate(self.words):
             if len(some):
@@ -227,7 +228,6 @@ class Selection:
         image, caption = (
             self.margins[side][step] if side in self.margins else none for side in SIDES
         )
-        caption = np.maximum(caption, ranking.uncaptioned * image)
         words = 1e-6 * (ranking.words_weight + ranking.text_weight)
         return ranking.image_weight * image + ranking.caption_weight * caption + words
 

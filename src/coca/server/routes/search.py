@@ -84,8 +84,7 @@ class CollectionList(Body):
 
 @with_options(
     Ranking,
-    *("image_weight", "caption_weight", "words_weight", "words_half", "text_weight"),
-    *("uncaptioned", "captions"),
+    *("image_weight", "caption_weight", "words_weight", "text_weight", "captions"),
     optional=True,
 )
 @with_options(ServedOptions, "limit", "offset", "min_score", "on", "group_by", "hybrid", "rerank")
