@@ -31,7 +31,7 @@ FIRST = ("README.md", "index.md", "data.md", "training.md", "indexing.md", "sear
 
 LEFT_OUT = {
     r"--format (onnx|immich)": "needs the extra onnx",
-    r"--format browser|http\.server|recordings": "runs in `make test-experimental`",
+    r"recordings": "runs in `make test-experimental`",
     r"--model exported": "runs in `make test-runtime`",
     r"siglip2": "fetches weights of a gigabyte",
     r"--ocr": "needs the extra ocr",

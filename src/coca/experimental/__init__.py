@@ -99,12 +99,6 @@ QUESTION_SOURCES = Plugin(
         "easy_vqa": "coca.experimental.question_sources:EASY_VQA",
     },
 )
-BROWSER_PAGE = Plugin(
-    adds="A static page that searches a collection in the browser, without a server.",
-    needs=("onnx", "onnxscript"),
-    install="coca-captioners[onnx]",
-    exporters={"browser": "coca.experimental.browser_page.export:write"},
-)
 AUDIO = Plugin(
     adds="Sounds as images of their spectrograms, and models of CLAP, by `clap:NAME`.",
     needs=("av",),
