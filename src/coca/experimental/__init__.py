@@ -20,14 +20,6 @@ PROTOCOLS = Plugin(
         for name in ("openai", "infinity", "kserve", "tei")
     },
 )
-IMMICH = Plugin(
-    adds="immich: the routes of its machine learning service, and its folder layout of models.",
-    needs=("onnxruntime",),
-    install="coca-captioners[onnx]",
-    routes={"immich": "coca.experimental.immich.routes:router"},
-    models={"immich": "coca.experimental.immich.model:KIND"},
-    exporters={"immich": "coca.experimental.immich.export:export_immich"},
-)
 RAY = Plugin(
     adds="`coca embed-shards`: embed tars with any number of processes, also on a Ray cluster.",
     needs=("pyarrow",),
