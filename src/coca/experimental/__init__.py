@@ -80,10 +80,6 @@ DETECTION = Plugin(
     sources={"coco_instances": "coca.experimental.detection.source:KIND"},
     tasks={"detection": "coca.experimental.detection.task:detection"},
 )
-LINEAR_PROBE = Plugin(
-    adds="The tasks `linear_probe` and `few_shot`: logistic regression on image embeddings.",
-    tasks={name: f"coca.experimental.linear_probe:{name}" for name in ("linear_probe", "few_shot")},
-)
 QUESTION_SOURCES = Plugin(
     adds="The data sources `daquar` and `easy_vqa`, questions about photos and shapes.",
     sources={
