@@ -13,12 +13,9 @@ SENTENCE_TRANSFORMERS = Plugin(
     install="coca-captioners[sentence-transformers]",
     models={"st": "coca.experimental.sentence_transformers_models:KIND"},
 )
-PROTOCOLS = Plugin(
-    adds="Routes of OpenAI, Cohere, Infinity, KServe and text-embeddings-inference.",
-    routes={
-        name: f"coca.experimental.protocols.{name}:router"
-        for name in ("openai", "infinity", "kserve", "tei")
-    },
+OPENAI = Plugin(
+    adds="Routes of the embeddings API of OpenAI, and of the rerank API of Cohere and Jina.",
+    routes={"openai": "coca.experimental.openai:router"},
 )
 RAY = Plugin(
     adds="`coca embed-shards`: embed tars with any number of processes, also on a Ray cluster.",
