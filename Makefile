@@ -105,7 +105,7 @@ test-clients: $(CLIENTS) ## Run unmodified clients and schemathesis against the 
 	.venv-clients/bin/python -m pytest tests/clients $(UNCLOSED)
 
 test-integrations: $(INTEGRATIONS) ## Run the tests of the adapters with the real libraries, in .venv-integrations
-	.venv-integrations/bin/python -m pytest tests/integrations $(ASYNC) tests/experimental/adapters/test_langchain.py \
+	.venv-integrations/bin/python -m pytest tests/integrations $(ASYNC) tests/experimental/langchain/test_langchain.py \
 		tests/experimental/test_sentence_transformers_models.py tests/workflows/collections/test_image_text_models.py
 	.venv-integrations/bin/python -m pytest tests/house/test_docs.py -k integrations.md $(ASYNC)
 

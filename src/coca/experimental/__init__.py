@@ -35,36 +35,11 @@ WANDB = Plugin(
     install="coca-captioners[wandb]",
     trackers={"wandb": "coca.experimental.trackers.wandb_tracker:WandbTracker"},
 )
-# Adapters that users import by themselves.
-FIFTYONE = Plugin(
-    adds="coca.experimental.adapters.fiftyone: a model of FiftyOne.",
-    needs=("fiftyone",),
-    install="coca-captioners[fiftyone]",
-)
-HAYSTACK = Plugin(
-    adds="coca.experimental.adapters.haystack: embedders of Haystack.",
-    needs=("haystack",),
-    install="coca-captioners[haystack]",
-)
+# An adapter that users import by themselves.
 LANGCHAIN = Plugin(
-    adds="coca.experimental.adapters.langchain: a retriever and embeddings of LangChain.",
+    adds="coca.experimental.langchain: a retriever and embeddings of LangChain.",
     needs=("langchain_core",),
     install="coca-captioners[langchain]",
-)
-LLAMA_INDEX = Plugin(
-    adds="coca.experimental.adapters.llama_index: an embedding of LlamaIndex.",
-    needs=("llama_index",),
-    install="coca-captioners[llama-index]",
-)
-MTEB = Plugin(
-    adds="coca.experimental.adapters.mteb: an encoder of MTEB.",
-    needs=("mteb",),
-    install="coca-captioners[mteb]",
-)
-PYMILVUS_MODEL = Plugin(
-    adds="coca.experimental.adapters.pymilvus_model: functions as of pymilvus.model.",
-    needs=("pymilvus",),
-    install="coca-captioners[milvus]",
 )
 DETECTION = Plugin(
     adds="Object detection: training, average precision, and boxes drawn on images.",
