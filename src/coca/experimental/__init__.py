@@ -52,13 +52,6 @@ DETECTION = Plugin(
     sources={"coco_instances": "coca.experimental.detection.source:KIND"},
     tasks={"detection": "coca.experimental.detection.task:detection"},
 )
-QUESTION_SOURCES = Plugin(
-    adds="The data sources `daquar` and `easy_vqa`, questions about photos and shapes.",
-    sources={
-        "daquar": "coca.experimental.question_sources:DAQUAR",
-        "easy_vqa": "coca.experimental.question_sources:EASY_VQA",
-    },
-)
 AUDIO = Plugin(
     adds="Sounds as images of their spectrograms, and models of CLAP, by `clap:NAME`.",
     needs=("av",),
