@@ -87,11 +87,6 @@ class BasePredictor(ABC):
 
     @property
     @abstractmethod
-    def dtype(self) -> str:
-        """Precision of the weights, such as `float32`."""
-
-    @property
-    @abstractmethod
     def context_length(self) -> int:
         """Maximum number of tokens in a text, special tokens included."""
 
