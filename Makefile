@@ -46,7 +46,7 @@ CHECKS := -m 'not milvus' --cov=coca --cov-report=term
 # The tests of LangChain need these settings of pytest-asyncio.
 ASYNC := -o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function
 
-# The packages of npm for the tests of the web pages: an accessibility checker, ONNX Runtime Web.
+# The accessibility checker of npm for the tests of the web page.
 PAGE := .venv-page/.installed-npm
 
 # TypeScript, which checks the types of the page's scripts, and ESLint.
@@ -98,15 +98,14 @@ test-runtime: $(RUNTIME) ## Use the default model in .venv-runtime, a plain inst
 test-image: $(DEV) ## Run the steps of the Dockerfile in a chroot of Debian, as root (minutes)
 	COCA_TEST_IMAGE=1 $(BIN)/pytest tests/house/test_container.py
 
-test-page: $(PAGE) ## Run the tests of both web pages in Debian's chromium; they skip without it
+test-page: $(PAGE) ## Run the tests of the web page in Debian's chromium; they skip without it
 	.venv-page/bin/python -m pytest -m page --timeout 1200 tests/page
-	.venv-page/bin/python -m pytest -m page --timeout 1200 tests/experimental/browser_page
 
 test-clients: $(CLIENTS) ## Run unmodified clients and schemathesis against the service, in .venv-clients
 	.venv-clients/bin/python -m pytest tests/clients $(UNCLOSED)
 
 test-integrations: $(INTEGRATIONS) ## Run the tests of the adapters with the real libraries, in .venv-integrations
-	.venv-integrations/bin/python -m pytest tests/integrations $(ASYNC) tests/experimental/adapters/test_langchain.py \
+	.venv-integrations/bin/python -m pytest tests/integrations $(ASYNC) tests/experimental/langchain/test_langchain.py \
 		tests/experimental/test_sentence_transformers_models.py tests/workflows/collections/test_image_text_models.py
 	.venv-integrations/bin/python -m pytest tests/house/test_docs.py -k integrations.md $(ASYNC)
 
@@ -212,7 +211,7 @@ $(AUDIT): Makefile
 
 $(PAGE): .venv-page/.installed Makefile
 	@npm install --silent --no-save --no-audit --no-fund --ignore-scripts --prefix .venv-page \
-		'axe-core@^4.14' onnxruntime-web@1.30.0
+		'axe-core@^4.14'
 	@touch $@
 
 $(LINT): Makefile

@@ -57,6 +57,11 @@ class Config:
     queries: int = 32
     context_length: int = 24
     embed_dim: int = 96
+    pooler: str = "cascade"
+    """cascade, the paper's choice; parallel: both poolers read the encoder; none: no captioning
+    pooler."""
+    tie_embeddings: bool = False
+    """Use the token embedding as the weights of the vocabulary, as the paper's largest model."""
 
 
 # The model: parts first, then the whole.
@@ -65,7 +70,11 @@ class Config:
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *, causal: bool = False) -> Tensor:
     """Compute softmax(Q K' / sqrt(d)) V in each head: (B, L, D), (B, S, D) -> (B, L, D)."""
     q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(2)
+    scores = q @ k.transpose(2, 3) / q.shape[3] ** 0.5
+    if causal:
+        later = torch.ones(scores.shape[2:], dtype=torch.bool).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
+    return (scores.softmax(dim=3) @ v).transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):
@@ -206,21 +215,29 @@ class MultimodalDecoder(nn.Module):
         return self.norm(states)
 
 
+def projection(width: int, embed_dim: int) -> nn.Module:
+    """Return the projection to the shared embedding; none where the widths are equal."""
+    return nn.Identity() if width == embed_dim else nn.Linear(width, embed_dim, bias=False)
+
+
 class CoCa(nn.Module):
-    """A Contrastive Captioner with cascaded poolers."""
+    """A Contrastive Captioner."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
         image, text, heads = config.image_width, config.text_width, config.heads
         self.image_encoder = ImageEncoder(config)
-        self.captioning_pooler = AttentionalPooler(image, heads, config.queries)
+        if config.pooler != "none":
+            self.captioning_pooler = AttentionalPooler(image, heads, config.queries)
         self.contrastive_pooler = AttentionalPooler(image, heads, 1)
         self.unimodal_decoder = UnimodalDecoder(config)
         self.multimodal_decoder = MultimodalDecoder(config)
         self.vocabulary = nn.Linear(text, config.vocab_size, bias=False)
-        self.image_projection = nn.Linear(image, config.embed_dim, bias=False)
-        self.text_projection = nn.Linear(text, config.embed_dim, bias=False)
+        if config.tie_embeddings:
+            self.vocabulary.weight = self.unimodal_decoder.token_embedding.weight
+        self.image_projection = projection(image, config.embed_dim)
+        self.text_projection = projection(text, config.embed_dim)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(0.07)))
         self.init_weights()
 
@@ -246,13 +263,15 @@ class CoCa(nn.Module):
         text = self.unimodal_decoder
         for table in (self.image_encoder.positions, text.positions, text.token_embedding.weight):
             nn.init.normal_(table, std=table.shape[1] ** -0.5)
-        for pooler in (self.captioning_pooler, self.contrastive_pooler):
-            nn.init.normal_(pooler.queries)
+        for module in self.modules():
+            if isinstance(module, AttentionalPooler):
+                nn.init.normal_(module.queries)
 
     def encode_image(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Compute unit-norm embeddings (B, E), and the tokens that the decoder reads (B, Q, D)."""
-        tokens = self.captioning_pooler(self.image_encoder(images))
-        pooled = self.contrastive_pooler(tokens)[:, 0]
+        encoded, kind = self.image_encoder(images), self.config.pooler
+        tokens = encoded if kind == "none" else self.captioning_pooler(encoded)
+        pooled = self.contrastive_pooler(tokens if kind == "cascade" else encoded)[:, 0]
         return F.normalize(self.image_projection(pooled), dim=1), tokens
 
     def encode_text(self, states: Tensor, tokens: Tensor) -> Tensor:
@@ -260,22 +279,18 @@ class CoCa(nn.Module):
         at_cls = self.unimodal_decoder.norm(states[tokens == CLS])
         return F.normalize(self.text_projection(at_cls), dim=1)
 
-    def losses(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute both losses in nats by one forward pass; the paper adds 1 and 2 times of them.
-
-        Contrastive (eq. 2): cross entropies of images to captions and captions to images.
-        Captioning (eq. 3): mean cross entropy of the words and [EOS], given those before.
-        """
+    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute both embeddings (B, E), and the logits of all next tokens (B, T, V)."""
         image_embedding, image_tokens = self.encode_image(images)
         states = self.unimodal_decoder(tokens)
-        text_embedding = self.encode_text(states, tokens)
-        similarity = self.log_scale.exp() * image_embedding @ text_embedding.T
-        partner = torch.arange(len(images), device=images.device)
-        contrastive = F.cross_entropy(similarity, partner) + F.cross_entropy(similarity.T, partner)
-        logits = self.vocabulary(self.multimodal_decoder(states, image_tokens))[:, :-1]
-        targets = tokens[:, 1:]
-        is_label = (targets != CLS) & (targets != PAD)
-        return contrastive, F.cross_entropy(logits[is_label], targets[is_label])
+        logits = self.vocabulary(self.multimodal_decoder(states, image_tokens))
+        return image_embedding, self.encode_text(states, tokens), logits
+
+    def losses(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute both losses in nats by one forward pass; the paper adds 1 and 2 times of them."""
+        image_embedding, text_embedding, logits = self(images, tokens)
+        contrastive = contrastive_loss(image_embedding, text_embedding, self.log_scale.exp())
+        return contrastive, captioning_loss(logits, tokens)
 
     @torch.no_grad()
     def greedy(self, images: Tensor) -> list[list[int]]:
@@ -289,6 +304,20 @@ class CoCa(nn.Module):
             ids = torch.cat([ids, logits.argmax(dim=1, keepdim=True)], dim=1)
         rows = ids[:, 1:].tolist()
         return [row[: row.index(EOS)] if EOS in row else row[:-1] for row in rows]
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
+    """Sum the cross entropies of matching images to captions and captions to images (eq. 2)."""
+    similarity = scale * images @ texts.T
+    partner = torch.arange(len(similarity), device=similarity.device)
+    return F.cross_entropy(similarity, partner) + F.cross_entropy(similarity.T, partner)
+
+
+def captioning_loss(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Average the cross entropy of w1 .. wn and [EOS] over the tokens of the batch (eq. 3)."""
+    targets = tokens[:, 1:]
+    is_label = (targets != CLS) & (targets != PAD)
+    return F.cross_entropy(logits[:, :-1][is_label], targets[is_label])
 
 
 # Words and images.

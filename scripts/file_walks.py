@@ -1,10 +1,12 @@
-"""Count the files of the package that three commands and a warm request pass.
+"""Count the functions of the package that five walks enter, and print the ways.
 
-python scripts/file_walks.py FOLDER             # index six images twice, search them
-python scripts/file_walks.py FOLDER --files     # the names of the files, in the order of calls
+python scripts/file_walks.py FOLDER            # index six images twice, search them, train on them
+python scripts/file_walks.py FOLDER --ways     # each file and its functions, in the order of calls
 
-A file is passed if one of its functions runs, in any thread; imports do not count. A climb is a
-call from a file of a package to one of a package on a higher layer.
+The walks are `coca search`, a warm request of it, a new index, an unchanged index, and one training
+step with its sample. A function counts once, in any thread; lambda and generator expressions are
+functions, and so are comprehensions until Python 3.11. What imports call does not count. A climb is
+a call from a file of a package to one of a package on a higher layer.
 """
 
 import argparse
@@ -16,12 +18,12 @@ import sys
 import tempfile
 import threading
 import tomllib
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from io import BytesIO, TextIOWrapper
 from itertools import islice
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import coca
@@ -46,12 +48,23 @@ HEIGHT = heights()
 
 
 class Walk:
-    """Files passed, and climbs between layers, while the walk is recorded."""
+    """Functions entered, and climbs between layers, while the walk is recorded."""
 
     def __init__(self) -> None:
-        self.files: dict[str, None] = {}
+        self.functions: dict[str, dict[int, CodeType]] = {}
+        """Files in the order of calls, with their functions in this order."""
         self.climbs = 0
         self.ended = False
+
+    def start(self) -> None:
+        """Forget what ran until now."""
+        self.functions.clear()
+        self.climbs = 0
+
+    @property
+    def count(self) -> int:
+        """Number of functions."""
+        return sum(map(len, self.functions.values()))
 
     def record(self, action: Callable[[], object]) -> None:
         """Run an action with a profiler in this thread, and in all threads that begin meanwhile."""
@@ -72,7 +85,7 @@ class Walk:
         if caller is not None and not _is_function(caller):
             return  # A decorator or a default, evaluated by an import.
         name = frame.f_code.co_filename.removeprefix(ROOT)
-        self.files.setdefault(name)
+        self.functions.setdefault(name, {}).setdefault(id(frame.f_code), frame.f_code)
         if caller is not None:
             self.climbs += _height(name) > _height(caller.f_code.co_filename.removeprefix(ROOT))
 
@@ -119,8 +132,7 @@ def request(uri: str) -> Walk:
             with TestClient(app, base_url="http://127.0.0.1") as client:
                 for _ in range(2):
                     # Its threads begin here, so that they are recorded; the cold request is not.
-                    walk.files.clear()
-                    walk.climbs = 0
+                    walk.start()
                     client.post("/v1/search", json={"text": "red car"}).raise_for_status()
                 # Closing the service is not a part of the request.
                 walk.ended = True
@@ -129,11 +141,48 @@ def request(uri: str) -> Walk:
     return walk
 
 
+def training_step(images: Path, folder: Path) -> Walk:
+    """Record the third step of a small run of `recipes/pretrain/flickr8k_coca.yaml`."""
+    from coca.core.config.frozen_config import load_config
+    from coca.data.sample import Sample
+    from coca.data.sources.tar.shards import ShardWriter
+    from coca.workflows.training.pretrain import PretrainConfig, pretrain
+
+    with ShardWriter(folder / "flickr8k", name="train") as writer:
+        for number, path in enumerate(sorted(images.iterdir())):
+            writer.write(Sample(path.stem, path.read_bytes(), (f"photo {number} of a thing",)))
+    recipe = CLONE / "recipes" / "pretrain" / "flickr8k_coca.yaml"
+    settings = [f"data_root={folder}", f"run={folder / 'run'}", *SMALL]
+    config = load_config(PretrainConfig, recipe, overrides=settings)
+    walk = Walk()
+
+    class Steps:
+        """Progress bar of the run."""
+
+        done = 0
+
+        def advance(self, count: int = 1, **figures: float | str) -> None:
+            self.done += count
+            if self.done == 2:
+                walk.start()
+            walk.ended = self.done >= 3
+
+    @contextmanager
+    def progress(title: str, total: int | None) -> Iterator[Steps]:
+        bar = Steps()
+        # Other bars of the run count tars and texts.
+        bar.done = bar.done if title.startswith("training") else -1_000_000
+        yield bar
+
+    walk.record(lambda: pretrain(config, progress=progress))
+    return walk
+
+
 def main() -> None:
-    """Index six images twice, search them by the command and a request, and print the counts."""
+    """Record the five walks, and print their counts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, help="folder of images")
-    parser.add_argument("--files", action="store_true", help="print the names of the files")
+    parser.add_argument("--ways", action="store_true", help="print the files and functions")
     arguments = parser.parse_args()
     images = [path for path in sorted(arguments.folder.rglob("*")) if path.suffix in SUFFIXES]
     with tempfile.TemporaryDirectory() as scratch:
@@ -141,22 +190,29 @@ def main() -> None:
         folder.mkdir()
         for path in islice(images, 6):
             shutil.copy(path, folder)
-        commands = {
-            "coca index": command("index", str(folder), "--uri", uri),
-            "coca index, unchanged": command("index", str(folder), "--uri", uri),
-            "coca search": command("search", "red car", "--uri", uri),
-        }
-        walks = {name: Walk() for name in commands}
-        for name, run in commands.items():
-            walks[name].record(run)
-        walks["POST /v1/search"] = request(uri)
+        walks = {name: Walk() for name in ("new index", "unchanged index", "search")}
+        walks["new index"].record(command("index", str(folder), "--uri", uri))
+        walks["unchanged index"].record(command("index", str(folder), "--uri", uri))
+        walks["search"].record(command("search", "red car", "--uri", uri))
+        walks["warm request"] = request(uri)
+        walks["training step with its sample"] = training_step(folder, Path(scratch))
     for name, walk in walks.items():
-        sys.stdout.write(f"{name}: {len(walk.files)} files, {walk.climbs} climbs\n")
-        if arguments.files:
-            sys.stdout.write("".join(f"  {file}\n" for file in walk.files))
+        sys.stdout.write(
+            f"{name}: {walk.count} functions, {len(walk.functions)} files, {walk.climbs} climbs\n"
+        )
+        for file, functions in walk.functions.items() if arguments.ways else ():
+            named = [it.co_qualname for it in functions.values() if not it.co_name.startswith("<")]
+            sys.stdout.write(f"  {file}: {', '.join(named)}\n")
 
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+SMALL = (
+    *("device=cpu", "model.image.image_size=32", "model.image.width=32", "model.image.layers=1"),
+    *("model.image.mlp_width=32", "model.text.width=32", "model.text.mlp_width=32"),
+    *("model.text.unimodal_layers=1", "model.text.multimodal_layers=1", "model.embed_dim=32"),
+    *("data.loader.batch_size=2", "data.loader.workers=0", "train.steps=4", "train.save_every=4"),
+)
+"""Overrides of the recipe, so that a step takes moments."""
 
 if __name__ == "__main__":
     main()

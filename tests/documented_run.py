@@ -30,8 +30,8 @@ from tiny_video import video
 FIRST = ("README.md", "index.md", "data.md", "training.md", "indexing.md", "search.md", "milvus.md")
 
 LEFT_OUT = {
-    r"--format (onnx|immich)": "needs the extra onnx",
-    r"--format browser|http\.server|recordings": "runs in `make test-experimental`",
+    r"--format onnx": "needs the extra onnx",
+    r"recordings": "runs in `make test-experimental`",
     r"--model exported": "runs in `make test-runtime`",
     r"siglip2": "fetches weights of a gigabyte",
     r"--ocr": "needs the extra ocr",

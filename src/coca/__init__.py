@@ -1,6 +1,7 @@
 """Contrastive Captioners (CoCa): search, captions and recognition with one image-text model."""
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,22 +39,14 @@ _HOMES = {
     "load": "coca.inference.image_text",
     "open_store": "coca.search.stores",
 }
-_RENAMED = {
-    **dict.fromkeys(
-        ("load_model", "from_pretrained", "create_model", "create_model_and_transforms"), "load"
-    ),
-    **dict.fromkeys(("Collection", "Index", "Database", "open", "connect"), "open_store"),
-    **dict.fromkeys(("Search", "Engine"), "SearchEngine"),
-    **dict.fromkeys(("index_images", "ingest", "add"), "index"),
-    **dict.fromkeys(("Model", "Pipeline", "pipeline"), "load"),
-}
-"""Names that other libraries have for the public names."""
 
 
 def __getattr__(name: str) -> Any:
     """A public name, imported when it is first asked for: torch takes seconds (PEP 562)."""
     if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_hint(name)}")
+        # Python suggests a similar name of `obj`.
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message, name=name, obj=sys.modules[__name__])
     from coca.core.extras import extra_imports
 
     with extra_imports("torch", extra="torch"):
@@ -64,15 +57,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def _hint(name: str) -> str:
-    from difflib import get_close_matches
-    from importlib.util import find_spec
-
-    if name in _RENAMED:
-        return f"; use {__name__}.{_RENAMED[name]}"
-    if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
-        return f" before `import {__name__}.{name}`"
-    near = get_close_matches(name, __all__, n=1)
-    return f"; did you mean {__name__}.{near[0]}?" if near else ""

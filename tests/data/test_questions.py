@@ -9,17 +9,14 @@ from typing import Any
 
 import pytest
 
-from coca.core.errors import ConfigError, DataError, MissingExtraError
+from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
 from coca.data.sources.annotated import AnnotationsConfig
 from coca.data.sources.factory import open_source
 from coca.data.sources.source import Source, SourceConfig, read_metadata
-from coca.experimental.question_sources import EasyVQAConfig
 from tiny_data import image_bytes
 from tiny_datasets import (
     lines,
-    write_daquar,
-    write_easy_vqa,
     write_nlvr,
     write_nlvr2,
     write_snli_ve,
@@ -28,8 +25,6 @@ from tiny_datasets import (
 
 WRITERS: list[Callable[[Path], SourceConfig]] = [
     write_vqa,
-    write_daquar,
-    write_easy_vqa,
     write_snli_ve,
     write_nlvr2,
     write_nlvr,
@@ -131,52 +126,6 @@ def test_vqa_needs_one_file_of_questions(
         open_source(config.replace(path=named))
 
 
-@pytest.mark.parametrize(
-    ("line", "question", "image"),
-    [
-        ("what is on the desk in the image3 ?", "what is on the desk", 3),
-        ("what is behind the sofa in image12?", "what is behind the sofa", 12),
-        ("how many chairs are in the image3 ?", "how many chairs are", 3),
-        ("what is near the image of a dog on the image7 ?", "what is near the image of a dog", 7),
-        ("what is left of the lamp image5 ?", "what is left of the lamp", 5),
-    ],
-)
-def test_the_photo_is_taken_out_of_a_question_of_daquar(
-    tmp_path: Path, line: str, question: str, image: int
-) -> None:
-    (tmp_path / f"image{image}.png").write_bytes(image_bytes(image))
-    (tmp_path / "qa.txt").write_text(f"{line}\nbook, tape_dispenser\n")
-    sample = open_source(AnnotationsConfig(kind="daquar", path=str(tmp_path / "qa.txt"))).read(0)
-    assert (sample.text, sample.key) == (question, f"image{image}-0")
-    assert sample.answers == ("book, tape_dispenser",)
-    assert sample.metadata == {"image": f"image{image}"}
-
-
-def test_the_questions_of_the_installed_package_are_those_that_it_counts() -> None:
-    pytest.importorskip("easy_vqa", reason="the package easy-vqa is not installed")
-    for part, questions in (("train", 38_575), ("test", 9_673)):
-        source = open_source(EasyVQAConfig(path="installed", split=part))
-        assert len(source) == questions
-        assert source.read(questions - 1).image.startswith(b"\x89PNG")
-    answers = {read_metadata(source, row).answers[0] for row in range(len(source))}
-    assert len(answers) == 13
-
-
-def test_both_parts_of_easy_vqa_are_read_together_and_a_third_is_refused(tmp_path: Path) -> None:
-    config = write_easy_vqa(tmp_path)
-    assert len(open_source(config.replace(split=()))) == 16
-    with pytest.raises(DataError, match=r"'val'.*test \(1\), train \(1\)"):
-        open_source(config.replace(split="val"))
-    (tmp_path / "train" / "questions.json").write_text('[["a", "b"], ["what?", "it", 0], 3]')
-    assert [reason for reason, _ in faults(open_source(config))] == ["bad_record"] * 2
-
-
-def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "easy_vqa", None)
-    with pytest.raises(MissingExtraError, match=r"coca-captioners\[vqa\]"):
-        open_source(EasyVQAConfig(path="installed"))
-
-
 def test_a_hypothesis_has_a_verdict_and_leaves_its_premise_aside(tmp_path: Path) -> None:
     sample = open_source(write_snli_ve(tmp_path)).read(1)
     assert (sample.text, sample.labels) == ("Hypothesis 1.", ("neutral",))
@@ -200,7 +149,6 @@ BAD = "bad_record"
         (write_snli_ve, ["", UNDECIDED, {}, "{oops"], ["unknown_label", BAD, BAD], "line 10"),
         (write_nlvr, STATEMENTS[::-1], [BAD] * 4, "perhaps"),
         (write_nlvr2, STATEMENTS[::-1], [BAD] * 4, "perhaps"),
-        (write_daquar, ["table", "what is left in the image1 ?", "hm"], [BAD, "no_answer"], ""),
     ],
 )
 def test_lines_that_are_no_questions_are_bad_samples(
@@ -239,8 +187,7 @@ def test_a_statement_of_nlvr_has_six_orders_of_the_boxes(tmp_path: Path) -> None
 
 def test_a_folder_of_images_that_is_not_there_is_reported_before_any_work(tmp_path: Path) -> None:
     for number, write in enumerate(WRITERS):
-        if write is not write_easy_vqa:
-            config = write(tmp_path / str(number))
-            assert isinstance(config, AnnotationsConfig)
-            with pytest.raises(DataError, match="nowhere, is missing"):
-                open_source(config.replace(images=str(tmp_path / "nowhere")))
+        config = write(tmp_path / str(number))
+        assert isinstance(config, AnnotationsConfig)
+        with pytest.raises(DataError, match="nowhere, is missing"):
+            open_source(config.replace(images=str(tmp_path / "nowhere")))

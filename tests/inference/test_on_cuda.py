@@ -39,9 +39,6 @@ USES: dict[str, Callable[[Predictor], Any]] = {
     "labels": lambda it: it.classify(photos(), TEXTS),
     "greedy": lambda it: it.caption(photos(), num_beams=1),
     "beams": lambda it: it.caption(photos(), num_beams=3, num_return_sequences=2, prompt="a"),
-    "groups": lambda it: it.caption(
-        photos(), num_beams=4, num_beam_groups=2, diversity_penalty=0.5
-    ),
     "drawn": lambda it: it.caption(
         photos(), temperature=0.8, top_k=5, top_p=0.9, repetition_penalty=1.2, seed=1
     ),

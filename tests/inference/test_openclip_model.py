@@ -114,7 +114,6 @@ def test_vectors_in_bf16_are_close(family: str, tmp_path: Path) -> None:
     folder, images = write_openclip(tmp_path, family), awkward_images()
     whole = coca.load(folder, device="cpu")
     lower = coca.load(folder, device="cpu", precision="bf16")
-    assert (lower.dtype, whole.dtype) == ("bfloat16", "float32")
     of_texts, of_images = lower.embed_texts(TEXTS), lower.embed_images(images)
     assert of_texts.dtype == of_images.dtype == np.float32
     assert (of_texts * whole.embed_texts(TEXTS)).sum(axis=1).min() > 0.99

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from coca.model.reference import contrastive_loss
+from minimal_example import minimal_coca
 from tiny_ranks import (
     Results,
     on_ranks,
@@ -43,7 +43,7 @@ def test_the_mean_over_ranks_is_the_loss_of_all_pairs_in_value_and_gradient(
     scale, bias = (torch.tensor(number, requires_grad=True) for number in (10.0, -10.0))
     leaves = [images, texts, scale]
     if name == "softmax":
-        loss = contrastive_loss(images, texts, scale)
+        loss = minimal_coca.contrastive_loss(images, texts, scale)
     else:
         loss = plain_sigmoid_loss(images, texts, scale, bias)
         leaves.append(bias)

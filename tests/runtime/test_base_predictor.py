@@ -14,7 +14,7 @@ import coca.runtime.predictor
 from coca.core.errors import ConfigError, UnsupportedError
 from coca.inference.loading import load
 from coca.inference.video import classify_files, embed_files
-from coca.runtime.base_predictor import METHODS, BasePredictor
+from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.caption_words import CaptionWords, words_of
 from coca.runtime.short_vectors import shorten, shortened
 from coca.search.predictor import CaptioningEmbedder
@@ -214,17 +214,6 @@ def test_wrong_calls_have_the_same_errors(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         call(predictor)
-
-
-def test_names_of_other_libraries_are_answered_with_the_method(predictor: BasePredictor) -> None:
-    for name, others in METHODS.items():
-        for other in others:
-            with pytest.raises(AttributeError, match=f"use '{name}'"):
-                getattr(predictor, other)
-    misspelled = "embed_imgs"
-    with pytest.raises(AttributeError, match="did you mean 'embed_images'"):
-        getattr(predictor, misspelled)
-    assert not hasattr(predictor, "no_such_method")
 
 
 def test_files_are_embedded_and_classified(predictor: BasePredictor, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from coca.data.sample import Sample
 from coca.data.sources.annotated import AnnotationsConfig
 from coca.data.sources.folder import FolderConfig
-from coca.experimental.question_sources import EasyVQAConfig
+from coca.data.sources.table_source import ManifestConfig
 from tiny_data import image_bytes
 
 
@@ -86,27 +86,18 @@ def write_vqa(root: Path, *, part: str = "val2014") -> AnnotationsConfig:
     return AnnotationsConfig(kind="vqa", path=paths, images=str(root / part))
 
 
-def write_daquar(root: Path) -> AnnotationsConfig:
-    """Two questions to each photo, written as in the published files."""
-    (root / "nyu_depth_images").mkdir(parents=True)
-    text = ""
+def write_questions(root: Path) -> ManifestConfig:
+    """Two questions to each image of a table, each with one answer."""
+    root.mkdir(parents=True, exist_ok=True)
+    rows = []
     for number in range(8):
-        image = number // 2 + 1
-        text += f"what is number {number} in the image{image} ?\n{ANSWERS[number % 4]}\n"
-        (root / "nyu_depth_images" / f"image{image}.png").write_bytes(image_bytes(image))
-    path = root / "qa.37.raw.train.txt"
-    path.write_text(text)
-    return AnnotationsConfig(kind="daquar", path=str(path), images=str(root / "nyu_depth_images"))
-
-
-def write_easy_vqa(root: Path) -> EasyVQAConfig:
-    for part in ("train", "test"):
-        (root / part / "images").mkdir(parents=True)
-        rows = [[f"what is {n}?", ANSWERS[n % 4], n // 2] for n in range(8)]
-        (root / part / "questions.json").write_text(json.dumps(rows))
-        for image in range(4):
-            (root / part / "images" / f"{image}.png").write_bytes(image_bytes(image))
-    return EasyVQAConfig(path=str(root), split="train")
+        image = f"{number // 2}.png"
+        (root / image).write_bytes(image_bytes(number // 2))
+        question = f"what is {number}"
+        answer = ANSWERS[number % 4]
+        rows.append({"key": str(number), "image": image, "question": question, "answer": answer})
+    (root / "questions.jsonl").write_text(lines(rows))
+    return ManifestConfig(path=str(root / "questions.jsonl"))
 
 
 def write_snli_ve(root: Path) -> AnnotationsConfig:

@@ -15,7 +15,7 @@ from coca.metrics.intervals import cluster_interval
 from coca.model.coca_config import HeadConfig
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.task import check_task
-from tiny_datasets import write_daquar, write_nlvr, write_nlvr2, write_snli_ve
+from tiny_datasets import write_nlvr, write_nlvr2, write_questions, write_snli_ve
 from tiny_model import answering, text_head
 
 VERDICTS = ("entailment", "neutral", "contradiction")
@@ -127,6 +127,6 @@ def test_a_head_that_does_not_fit_is_reported_before_any_work(
 
 
 def test_questions_have_no_verdict(tmp_path: Path) -> None:
-    config = TaskConfig(task="entailment", data=write_daquar(tmp_path))
+    config = TaskConfig(task="entailment", data=write_questions(tmp_path))
     with pytest.raises(DataError, match="have no label"):
         check_task(answering(text_head(VERDICTS)), config)

@@ -1,6 +1,5 @@
 """Questions are answered by a head or by generation, and scored as officially."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from coca.model.heads import head_of
 from coca.runtime.generation_config import GenerationConfig
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.task import check_task
-from tiny_datasets import ANSWERS, write_daquar, write_easy_vqa, write_vqa
+from tiny_datasets import ANSWERS, lines, write_questions, write_vqa
 from tiny_model import answering, text_head
 
 GREEDY = GenerationConfig(num_beams=1, max_new_tokens=4)
@@ -70,11 +69,10 @@ def test_baselines_come_from_the_questions_of_the_reference(
     predictor: Predictor, tmp_path: Path
 ) -> None:
     data = write_vqa(tmp_path / "val")
-    known = write_easy_vqa(tmp_path / "train")
-    path = tmp_path / "train" / "train" / "questions.json"
-    path.write_text(
-        json.dumps([["what is 3?", "2", 0], ["what is it?", "red", 0], ["what is so?", "red", 0]])
-    )
+    known = write_questions(tmp_path / "train")
+    answers = {"what is 3?": "2", "what is it?": "red", "what is so?": "red"}
+    rows = [{"image": "0.png", "question": it, "answer": answers[it]} for it in answers]
+    (tmp_path / "train" / "questions.jsonl").write_text(lines(rows))
     result = run(predictor, TaskConfig(task="vqa", data=data, reference=known))
     # Two of eight questions are answered "red" by seven people; so is one more the blind guess.
     assert result.metrics["majority_accuracy"] == pytest.approx(2 / 8)
@@ -93,16 +91,14 @@ def test_an_answer_that_is_not_in_the_list_cannot_be_reached(tmp_path: Path) -> 
 def test_a_generated_answer_is_the_completion_of_the_question(
     predictor: Predictor, tmp_path: Path
 ) -> None:
-    data = write_daquar(tmp_path).replace(templates=("q: {}",))
+    data = write_questions(tmp_path).replace(templates=("q: {}",))
     source = open_source(data)
     sample = source.read(2)
-    caption = predictor.caption(
-        sample.image, prompt="q: what is number 2", num_beams=1, max_new_tokens=4
-    )
+    caption = predictor.caption(sample.image, prompt="q: what is 2", num_beams=1, max_new_tokens=4)
     config = TaskConfig(task="vqa", data=data, answers="generation", decoding=GREEDY)
     result = run(answering(None), config)
     assert result.details["results"][2]["answer"] == caption[0].completion
-    assert caption[0].text.startswith("q: what is number 2")
+    assert caption[0].text.startswith("q: what is 2")
     assert {"reachable", "chance_accuracy"}.isdisjoint(result.metrics)
 
 
@@ -115,7 +111,7 @@ def always(answer: str) -> Predictor:
 
 
 def test_one_person_s_answer_counts_in_full(tmp_path: Path) -> None:
-    result = run(always("red"), TaskConfig(task="vqa", data=write_daquar(tmp_path)))
+    result = run(always("red"), TaskConfig(task="vqa", data=write_questions(tmp_path)))
     assert result.metrics["accuracy"] == pytest.approx(1 / 4)
     assert result.details["most_said"] == [{"answer": "red", "times": 8, "accuracy": 0.25}]
 

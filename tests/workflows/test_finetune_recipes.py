@@ -18,7 +18,7 @@ from coca.data.sources.zip_archive import ZipConfig
 from coca.workflows.evaluation.evaluation_report import benchmark_named
 from coca.workflows.training.finetune import FinetuneConfig, finetune
 from tiny_data import image_bytes
-from tiny_datasets import write_easy_vqa, write_nlvr2, write_snli_ve, write_vqa
+from tiny_datasets import write_nlvr2, write_questions, write_snli_ve, write_vqa
 from tiny_model import write_model
 from tiny_video import video
 from tiny_workflows import write_classes
@@ -229,7 +229,7 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     "vqa_v2": write_vqa,
     "snli_ve": write_snli_ve,
     "nlvr2": write_nlvr2,
-    "easy_vqa": write_easy_vqa,
+    "easy_vqa": write_questions,
     "daquar": write_indoor_photos,
     "nlvr": write_boxes,
 }

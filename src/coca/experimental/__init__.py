@@ -13,20 +13,9 @@ SENTENCE_TRANSFORMERS = Plugin(
     install="coca-captioners[sentence-transformers]",
     models={"st": "coca.experimental.sentence_transformers_models:KIND"},
 )
-PROTOCOLS = Plugin(
-    adds="Routes of OpenAI, Cohere, Infinity, KServe and text-embeddings-inference.",
-    routes={
-        name: f"coca.experimental.protocols.{name}:router"
-        for name in ("openai", "infinity", "kserve", "tei")
-    },
-)
-IMMICH = Plugin(
-    adds="immich: the routes of its machine learning service, and its folder layout of models.",
-    needs=("onnxruntime",),
-    install="coca-captioners[onnx]",
-    routes={"immich": "coca.experimental.immich.routes:router"},
-    models={"immich": "coca.experimental.immich.model:KIND"},
-    exporters={"immich": "coca.experimental.immich.export:export_immich"},
+OPENAI = Plugin(
+    adds="Routes of the embeddings API of OpenAI, and of the rerank API of Cohere and Jina.",
+    routes={"openai": "coca.experimental.openai:router"},
 )
 RAY = Plugin(
     adds="`coca embed-shards`: embed tars with any number of processes, also on a Ray cluster.",
@@ -46,36 +35,11 @@ WANDB = Plugin(
     install="coca-captioners[wandb]",
     trackers={"wandb": "coca.experimental.trackers.wandb_tracker:WandbTracker"},
 )
-# Adapters that users import by themselves.
-FIFTYONE = Plugin(
-    adds="coca.experimental.adapters.fiftyone: a model of FiftyOne.",
-    needs=("fiftyone",),
-    install="coca-captioners[fiftyone]",
-)
-HAYSTACK = Plugin(
-    adds="coca.experimental.adapters.haystack: embedders of Haystack.",
-    needs=("haystack",),
-    install="coca-captioners[haystack]",
-)
+# An adapter that users import by themselves.
 LANGCHAIN = Plugin(
-    adds="coca.experimental.adapters.langchain: a retriever and embeddings of LangChain.",
+    adds="coca.experimental.langchain: a retriever and embeddings of LangChain.",
     needs=("langchain_core",),
     install="coca-captioners[langchain]",
-)
-LLAMA_INDEX = Plugin(
-    adds="coca.experimental.adapters.llama_index: an embedding of LlamaIndex.",
-    needs=("llama_index",),
-    install="coca-captioners[llama-index]",
-)
-MTEB = Plugin(
-    adds="coca.experimental.adapters.mteb: an encoder of MTEB.",
-    needs=("mteb",),
-    install="coca-captioners[mteb]",
-)
-PYMILVUS_MODEL = Plugin(
-    adds="coca.experimental.adapters.pymilvus_model: functions as of pymilvus.model.",
-    needs=("pymilvus",),
-    install="coca-captioners[milvus]",
 )
 DETECTION = Plugin(
     adds="Object detection: training, average precision, and boxes drawn on images.",
@@ -87,23 +51,6 @@ DETECTION = Plugin(
     },
     sources={"coco_instances": "coca.experimental.detection.source:KIND"},
     tasks={"detection": "coca.experimental.detection.task:detection"},
-)
-LINEAR_PROBE = Plugin(
-    adds="The tasks `linear_probe` and `few_shot`: logistic regression on image embeddings.",
-    tasks={name: f"coca.experimental.linear_probe:{name}" for name in ("linear_probe", "few_shot")},
-)
-QUESTION_SOURCES = Plugin(
-    adds="The data sources `daquar` and `easy_vqa`, questions about photos and shapes.",
-    sources={
-        "daquar": "coca.experimental.question_sources:DAQUAR",
-        "easy_vqa": "coca.experimental.question_sources:EASY_VQA",
-    },
-)
-BROWSER_PAGE = Plugin(
-    adds="A static page that searches a collection in the browser, without a server.",
-    needs=("onnx", "onnxscript"),
-    install="coca-captioners[onnx]",
-    exporters={"browser": "coca.experimental.browser_page.export:write"},
 )
 AUDIO = Plugin(
     adds="Sounds as images of their spectrograms, and models of CLAP, by `clap:NAME`.",

@@ -26,8 +26,6 @@ from coca.runtime.short_vectors import normalized
 TEXT_GROUP = 16
 """Texts of about equal length that are encoded at once."""
 
-_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-
 
 @dataclass(frozen=True)
 class Placement:
@@ -61,7 +59,7 @@ class ImageTextPredictor(EmbeddingPredictor):
         """Place a loaded model on its device."""
         super().__init__(source=str(folder), batch_size=placed.batch_size)
         self.model = model.eval().to(placed.device, DTYPES[placed.precision])
-        self._precision, self._size = placed.precision, embed_dim
+        self._size = embed_dim
         # Decoding a photo takes longer than some models do, and changes a vector less than bf16.
         self.image_settings = replace(settings, reduced=placed.precision != "fp32")
         self.fingerprint = placed.fingerprint
@@ -78,10 +76,6 @@ class ImageTextPredictor(EmbeddingPredictor):
     @property
     def logit_scale(self) -> float:
         return float(self.model.logit_scale.detach().exp())
-
-    @property
-    def dtype(self) -> str:
-        return _NAMES[self._precision]
 
     def accelerate(self) -> None:
         """Change the modules for faster inference on a CPU; see `coca.inference.acceleration`."""

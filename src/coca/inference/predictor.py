@@ -87,10 +87,6 @@ class Predictor(BasePredictor):
         return float(self.model.logit_scale.detach())
 
     @property
-    def dtype(self) -> str:
-        return str(self.model.log_scale.dtype).removeprefix("torch.")
-
-    @property
     def context_length(self) -> int:
         return self.processor.context_length
 

@@ -1,7 +1,7 @@
 """CoCa: one image encoder, two poolers, two halves of a text decoder, one forward pass.
 
 Source: Yu, Wang, Vasudevan, Yeung, Seyedhosseini, Wu (Google Research, 2022), arXiv 2205.01917,
-section 3.2 and figure 2. `coca.model.reference` computes the same without any optimization.
+section 3.2 and figure 2. `examples/minimal_coca.py` computes the same without any optimization.
 
     images -> image encoder -> captioning pooler -> contrastive pooler -> image embedding
                                       |

@@ -8,8 +8,7 @@ K labels, S side of an image (pixels).
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Unpack
+from typing import Any, Literal, TypeVar, Unpack
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
@@ -43,18 +42,6 @@ from coca.runtime.short_vectors import shortened
 
 T = TypeVar("T")
 
-METHODS = {
-    "embed_images": ("encode_image", "encode_images", "embed_image", "get_image_features"),
-    "embed_texts": ("encode_text", "encode_texts", "embed_text", "get_text_features", "encode"),
-    "caption": ("generate", "generate_caption", "captions", "caption_images", "describe"),
-    "classify": ("predict", "zero_shot", "zero_shot_classify", "classify_images", "label"),
-    "score": ("similarity", "likelihood", "score_captions", "log_likelihood"),
-    "answer": ("vqa", "ask", "answer_question"),
-}
-"""Method of a predictor -> its names in OpenCLIP, transformers and sentence-transformers."""
-
-_RENAMED = {other: name for name, others in METHODS.items() for other in others}
-
 
 class BasePredictor(ABC):
     """A loaded model for inference; batches inputs, keeps no state between calls."""
@@ -83,18 +70,6 @@ class BasePredictor(ABC):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.source}, fingerprint {self.fingerprint}>"
 
-    if not TYPE_CHECKING:  # type checkers would accept every name
-
-        def __getattr__(self, name: str) -> NoReturn:
-            kind = type(self)
-            message = f"{kind.__module__}.{kind.__qualname__} has no attribute {name!r}"
-            public = [known for known in dir(kind) if not known.startswith("_")]
-            if _RENAMED.get(name) in public:
-                message += f"; use {_RENAMED[name]!r}"
-            elif near := get_close_matches(name, public, n=1):
-                message += f"; did you mean {near[0]!r}?"
-            raise AttributeError(message)
-
     @property
     def model_fingerprint(self) -> str:
         """Identifies all of the model, of which `fingerprint` may cover the embeddings only."""
@@ -109,11 +84,6 @@ class BasePredictor(ABC):
     @abstractmethod
     def logit_scale(self) -> float:
         """Factor from cosine similarity to logit: one over the learned temperature."""
-
-    @property
-    @abstractmethod
-    def dtype(self) -> str:
-        """Precision of the weights, such as `float32`."""
 
     @property
     @abstractmethod

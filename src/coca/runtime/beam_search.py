@@ -1,7 +1,6 @@
 """Beam search over the exported decoder; one beam is greedy decoding.
 
-The same search as `coca.model.generation.beam_search` with `early_stopping="likely"`. Tests compare
-both.
+The same search as `coca.model.generation.beam_search`. Tests compare both.
 
 Dimensions: B images, K beams, k beams before the step, C candidates, V vocabulary, t tokens so far.
 """

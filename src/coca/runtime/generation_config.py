@@ -1,15 +1,13 @@
 """Generation config: greedy, beam search or sampling, and the logits processors of each."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias, TypedDict, Unpack
+from typing import Annotated, TypedDict, Unpack
 
 from pydantic import Field, model_validator
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError
 from coca.runtime.caption_words import WordChoice
-
-Stopping: TypeAlias = Literal["full", "likely", "certain"]
 
 DEFAULT_BEAMS = 4
 """Default number of beams."""
@@ -34,7 +32,8 @@ class GenerationConfig(Config):
     """Captions per image, best first."""
     num_beams: Annotated[int, Field(ge=1)] | None = None
     """Beams per image of beam search; 1 is greedy decoding, the fastest. Default: 4, or
-    `num_return_sequences` if that is larger; not used by sampling."""
+    `num_return_sequences` if that is larger; not used by sampling. The search of an image ends when
+    no open beam ranks above its best `num_beams` finished captions at its present length."""
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None
     """Maximum number of tokens after the prompt, [EOS] included. Default: up to the model's context
     length."""
@@ -44,14 +43,6 @@ class GenerationConfig(Config):
     length_penalty: Annotated[float, Field(ge=-10, le=10)] = 1.0
     """Exponent of the length that divides a caption's log-probability for ranking: 0 ranks by the
     sum and favours short captions, 1 ranks by the mean over tokens."""
-    early_stopping: Stopping = "likely"
-    """When beam search ends for an image: `num_beams` captions have ended (full), no open beam
-    ranks above them at its present length (likely), or can at any length (certain)."""
-    num_beam_groups: Annotated[int, Field(ge=1)] = 1
-    """Groups of beams for diverse beam search."""
-    diversity_penalty: Annotated[float, Field(ge=0)] = 0.0
-    """Nats subtracted from a token's score for each beam of an earlier group with the same token
-    at the same step (arXiv 1610.02424)."""
     temperature: Annotated[float, Field(ge=1e-9, le=1e9)] | None = None
     """Divisor of the logits for sampling; below 1 favours likely tokens. Greedy decoding is
     `num_beams=1`, not 0."""
@@ -87,7 +78,11 @@ class GenerationConfig(Config):
             "temperature, top_k and top_p select sampling, num_beams selects beam search; "
             "use either",
         )
-        self._check_groups()
+        _require(
+            self.sampled or self.num_return_sequences <= self.beams,
+            f"{self.beams} beams cannot return {self.num_return_sequences} captions; set num_beams "
+            f"to {self.num_return_sequences}, or a temperature to draw them",
+        )
         return self
 
     @classmethod
@@ -113,20 +108,6 @@ class GenerationConfig(Config):
             else self.num_beams
         )
 
-    def _check_groups(self) -> None:
-        beams, groups = self.beams, self.num_beam_groups
-        _require(
-            self.sampled or self.num_return_sequences <= beams,
-            f"{beams} beams cannot return {self.num_return_sequences} captions; set num_beams to "
-            f"{self.num_return_sequences}, or a temperature to draw them",
-        )
-        _require(beams % groups == 0, f"num_beam_groups {groups} does not divide the {beams} beams")
-        _require(
-            (groups > 1) == (self.diversity_penalty > 0),
-            "num_beam_groups above 1 and diversity_penalty above 0 go together: it is the penalty "
-            "that makes groups differ",
-        )
-
 
 class GenerationOptions(TypedDict, total=False):
     """The fields of `GenerationConfig` as keywords of a call."""
@@ -136,9 +117,6 @@ class GenerationOptions(TypedDict, total=False):
     max_new_tokens: int | None
     min_new_tokens: int
     length_penalty: float
-    early_stopping: Stopping
-    num_beam_groups: int
-    diversity_penalty: float
     temperature: float | None
     top_k: int | None
     top_p: float | None

@@ -125,11 +125,6 @@ class Exported(BasePredictor):
     def logit_scale(self) -> float:
         return self.manifest.logit_scale
 
-    @property
-    def dtype(self) -> str:
-        """Precision of the weights: `float32` or `int8`."""
-        return self.manifest.precision.replace("fp32", "float32")
-
     @cached_property
     def _vision_graph(self) -> Any:
         return self._session("vision")

@@ -8,13 +8,13 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 from PIL import Image
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import DataError
@@ -176,13 +176,6 @@ class TaskConfig(Config):
     whose scores are a baseline (`encoder`)."""
     limit: NonNegativeInt = 0
     """Maximum number of samples; 0: all."""
-    shots: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 4, 8, 16)
-    """Few-shot: numbers of training images per class, each at least 1."""
-    draws: PositiveInt = 5
-    """Few-shot: number of random draws of the training images, at least 1."""
-    inverse_penalty: NonNegativeFloat = 0.0
-    """Linear probe and few-shot: inverse strength C of the L2 penalty, at least 0. 0: the linear
-    probe chooses it on a part of the reference, few-shot uses its default."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,6 @@ def test_a_collection_is_listed_and_described(run: Run, run_json: RunJson, fille
     assert output["size_bytes"] == Path("coca.db").stat().st_size
     assert output["indexes"] == {}
     assert " MB" in run("collection", "info").stdout
-    refused = run("collection", "index", "pictures", "flat", code=1).stderr
-    assert "coca.db is a SQLite file, which is searched exactly and has no index" in refused
 
 
 @pytest.mark.slow
@@ -35,11 +33,6 @@ def test_a_collection_of_milvus_has_indexes(
     Path("keys.json").write_text('{"a-secret-key-of-three-dozen-letters": {"name": "anna"}}')
     served = run("serve", "--keys", "keys.json", *uri, code=2).stderr.replace("\n", " ")
     assert "Milvus Lite opens a port of its own" in served
-    changed = run_json("collection", "index", "pictures", "HNSW", "--index-param", "M=32", *uri)
-    assert changed["index"] == "HNSW:M=32"
-    assert run_json("collection", "info", *uri)["indexes"]["text"]["index"] == "HNSW:M=32"
-    refused = run("collection", "index", "pictures", "DISKANN", *uri, code=1).stderr
-    assert "unknown index_type: 'DISKANN'" in refused.replace("\n", " ")
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_options_reach_the_model(run_json: RunJson, model: str, images: list[str
     [
         (decoding("num_beams=2", "temperature=1"), "use either"),
         (decoding("num_beams=1", "num_return_sequences=2"), "cannot return 2 captions"),
-        (decoding("early_stopping=soon"), "soon"),
+        (decoding("words=soon"), "soon"),
         (decoding("num_beams=0"), "num_beams must be a whole number of at least 1 or null, got 0"),
         (decoding("beams=3"), "beams"),
     ],

@@ -1,7 +1,11 @@
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from coca.core.progress import ProgressMaker
+from coca.release.export import EXPORTERS
 from folder_hub import FolderHub
 from tiny_cli import Run, RunJson
 
@@ -45,8 +49,30 @@ def test_a_file_as_output_is_refused_with_the_command_that_writes_it(
 def test_options_of_another_export_format_are_an_error(run: Run, model: str) -> None:
     output = run("export", model, "out", "--format", "onnx", "--half", "--card", "title=T", code=2)
     assert "--card, --half do not apply to --format onnx" in output.stderr.replace("\n", " ")
-    output = run("export", model, "out", "--format", "immich", "--half", code=2)
-    assert "--half does not apply to --format immich" in output.stderr.replace("\n", " ")
+    output = run("export", model, "out", "--format", "listing", "--half", code=2)
+    assert "--half does not apply to --format listing" in output.stderr.replace("\n", " ")
     output = run("export", model, "out", "--int8", code=2)
     assert "--int8 and --images apply to --format onnx" in output.stderr.replace("\n", " ")
     assert not Path("out").exists()
+
+
+def test_a_plug_in_adds_an_export_format(
+    run: Run, run_json: RunJson, cwd: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_listing(
+        model: str, out: Path, *, options: Mapping[str, str], progress: ProgressMaker
+    ) -> dict[str, Any]:
+        names = sorted(path.name for path in Path(model).iterdir())
+        out.mkdir()
+        (out / options["name"]).write_text("\n".join(names))
+        return {"files": len(names)}
+
+    monkeypatch.setattr(EXPORTERS, "_entries", {"listing": write_listing})
+    chosen = ("export", model, "out", "--format", "listing", "--option", "name=files.txt")
+    written = run_json(*chosen)
+    assert "config.json" in Path("out/files.txt").read_text().splitlines()
+    assert written == {"out": "out", "files": len(list(Path(model).iterdir()))}
+    output = run("export", model, "out", "--format", "listing", "--option", "name", code=2)
+    assert "--option must be KEY=VALUE, got 'name'" in output.stderr
+    output = run("export", model, "out", "--option", "name=files.txt", code=2)
+    assert "--option applies to formats of plug-ins, got --format coca" in output.stderr

@@ -19,13 +19,6 @@ GREEDY = GenerationConfig(num_beams=1, max_new_tokens=6)
 WAYS = {
     "greedy": GREEDY,
     "beams": GenerationConfig(num_beams=4, num_return_sequences=3, max_new_tokens=6),
-    "groups": GenerationConfig(
-        num_beams=4,
-        num_return_sequences=2,
-        num_beam_groups=2,
-        diversity_penalty=0.7,
-        max_new_tokens=6,
-    ),
     "samples": GenerationConfig(temperature=1.2, num_return_sequences=5, seed=3, max_new_tokens=6),
     "nucleus": GenerationConfig(top_p=0.8, num_return_sequences=2, seed=4, max_new_tokens=6),
     "processors": GenerationConfig(

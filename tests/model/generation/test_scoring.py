@@ -63,9 +63,7 @@ def test_lengths_count_the_tokens_and_the_end(model: AnyCoCa) -> None:
 
 def test_scores_equal_the_log_probabilities_of_generation(model: AnyCoCa) -> None:
     tokens = image_tokens(model, 4)
-    decoding = GenerationConfig(
-        num_beams=6, num_return_sequences=6, max_new_tokens=9, early_stopping="certain"
-    )
+    decoding = GenerationConfig(num_beams=6, num_return_sequences=6, max_new_tokens=9)
     for row_number, row in enumerate(generate(model, tokens, decoding=decoding)):
         ended = [one for one in row if one.ended]
         if ended:

@@ -16,9 +16,9 @@ from coca.model.openclip.openclip_config import (
     ("section", "name", "value", "message"),
     [
         ("vision_cfg", "attentional_pool", "cascade", "attentional_pool is 'cascade', only True"),
-        ("vision_cfg", "ls_init_value", 0.1, "vision_cfg.ls_init_value is 0.1, only `off` exists"),
-        ("vision_cfg", "timm_model_name", "vit", "timm_model_name is 'vit'"),
-        ("text_cfg", "hf_model_name", "roberta-base", "hf_model_name is 'roberta-base'"),
+        ("vision_cfg", "ls_init_value", 0.1, "vision_cfg.ls_init_value is unknown"),
+        ("vision_cfg", "timm_model_name", "vit", "vision_cfg.timm_model_name is unknown"),
+        ("text_cfg", "hf_model_name", "roberta-base", "text_cfg.hf_model_name is unknown"),
         ("text_cfg", "embed_cls", None, "embed_cls is None, only True exists"),
         ("text_cfg", "heads", 4, "heads is 4 in text_cfg and 8 in multimodal_cfg"),
         ("text_cfg", "width", 100, "width is 100 in text_cfg and 512"),

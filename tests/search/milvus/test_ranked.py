@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 import search_oracle as oracle
 from coca.search.milvus.collection import MilvusCollection
+from coca.search.milvus.schema import CollectionSettings
 from coca.search.milvus.store import MilvusStore
 from coca.search.milvus.vector_index import VectorIndex
 from coca.search.ranking import TypedQuery
@@ -122,14 +124,21 @@ def test_words_have_the_bm25_of_lucene(filled: MilvusCollection, records: list[R
 
 
 def test_a_search_of_a_rounding_index_has_the_cosines_of_the_stored_vectors(
-    filled: MilvusCollection, records: list[Record]
+    tmp_path: Path, records: list[Record]
 ) -> None:
-    filled.change_index(VectorIndex("HNSW_SQ"))
+    settings = CollectionSettings(index=VectorIndex("HNSW_SQ"))
+    with MilvusStore(f"milvus-lite:{tmp_path}/rounded.db") as store:
+        rounded = store.create("rounded", embed_dim=DIM, fingerprint="one", settings=settings)
+        rounded.upsert(records)
+        _check_cosines(rounded, records)
+
+
+def _check_cosines(rounded: MilvusCollection, records: list[Record]) -> None:
     query = direction("a query")
-    whole = filled.nearest(query[np.newaxis], SearchOptions(limit=31, group_by="path"))[0]
+    whole = rounded.nearest(query[np.newaxis], SearchOptions(limit=31, group_by="path"))[0]
     stored = {record.id: float(record.vector @ query) for record in records}
     assert [hit.score for hit in whole] == pytest.approx([stored[hit.id] for hit in whole])
     assert not math.isclose(whole[0].score, whole[-1].score)
     for k in range(1, 31, 3):
         options = SearchOptions(limit=k, group_by="path")
-        assert filled.nearest(query[np.newaxis], options)[0] == whole[:k]
+        assert rounded.nearest(query[np.newaxis], options)[0] == whole[:k]

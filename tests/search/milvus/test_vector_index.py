@@ -43,14 +43,14 @@ def test_a_parameter_needs_a_name_and_a_value(wrong: str) -> None:
 
 @pytest.mark.parametrize("name", TYPES)
 def test_more_effort_never_looks_at_less(name: str) -> None:
-    index = VectorIndex(name, {"nlist": 1_024, "refine": "true"})
+    index = VectorIndex(name, {"nlist": 1_024})
     for little, much in ((0.5, 1.0), (1.0, 4.0), (4.0, 1e9)):
         less, more = index.search_params(10, little), index.search_params(10, much)
         assert less.keys() == more.keys()
         assert all(less[key] <= more[key] for key in less)
     # A graph cannot return more results than candidates.
     wide = index.search_params(500, 0.1)
-    widths = {"ef", "search_list", "itopk_size", "reorder_k"} & wide.keys()
+    widths = {"ef", "search_list"} & wide.keys()
     assert all(wide[key] >= 500 for key in widths)
 
 
@@ -63,8 +63,7 @@ def test_effort_sets_the_search_parameters_of_each_type() -> None:
         128,
         1_024,
     ]
-    assert VectorIndex("SCANN").search_params(10, 1.0) == {"nprobe": 16, "reorder_k": 256}
-    assert VectorIndex("GPU_CAGRA", {"adapt_for_cpu": True}).search_params(10, 1.0) == {"ef": 64}
-    assert VectorIndex("FLAT").search_params(10, 1.0) == {}
-    refined = VectorIndex("HNSW_SQ", {"refine": "true"})
-    assert [refined.search_params(10, e)["refine_k"] for e in (0.25, 1.0, 3.0)] == [1.0, 2.0, 6.0]
+    assert VectorIndex("SCANN").search_params(10, 1.0) == {"nprobe": 16}
+    assert VectorIndex("DISKANN").search_params(100, 1.0) == {"search_list": 200}
+    for type in ("FLAT", "GPU_CAGRA"):
+        assert VectorIndex(type).search_params(10, 1.0) == {}

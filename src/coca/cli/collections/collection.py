@@ -176,38 +176,6 @@ def export(
         raise DataError("\n".join(lines[:20]) + f"\n{len(lines):,} files were not written")
 
 
-@app.command(name="index")
-def index_(
-    name: Name,
-    index_type: Annotated[
-        str, typer.Argument(metavar="TYPE", help="Milvus index type, such as HNSW or FLAT.")
-    ],
-    index_params: defaults.IndexParams = None,
-    uri: defaults.Uri = None,
-    token: defaults.Token = "",
-    *,
-    console: Console,
-) -> None:
-    """Build another vector index; searches fail meanwhile, and no record is lost.
-
-    Milvus checks type and parameters; docs/milvus.md says which to choose.
-    """
-    from coca.search.milvus.vector_index import VectorIndex
-    from coca.search.stores import is_file, open_collection
-
-    uri = defaults.search_uri(uri)
-    if is_file(uri):
-        raise SearchError(
-            f"{uri} is a SQLite file, which is searched exactly and has no index; a Milvus server "
-            "has one: docs/milvus.md"
-        )
-    wanted = VectorIndex.of(index_type, index_params or ())
-    with open_collection(uri, name, token=token) as collection:
-        _milvus(collection).change_index(wanted, progress=console.progress)
-        console.say(f"collection {name!r} has the index {wanted}")
-        console.emit({"collection": name, "index": str(wanted)})
-
-
 @app.command()
 def drop(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the collection.")],

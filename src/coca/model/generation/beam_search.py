@@ -1,8 +1,7 @@
-"""Beam search and diverse beam search, as in transformers v5.
+"""Beam search, as in transformers v5.
 
-Dimensions: B images, G beam groups, K beams per group, N beams of all groups, n the same before
-the step (all groups start from one beam), C candidates, V vocabulary, P tokens of the longest
-prompt.
+Dimensions: B images, K beams, k beams before the step (one at the first), C candidates,
+V vocabulary, P tokens of the longest prompt.
 """
 
 from dataclasses import dataclass
@@ -20,18 +19,18 @@ from coca.runtime.generation_config import GeneratedSequence, GenerationConfig
 
 @dataclass(frozen=True)
 class _Candidates:
-    """Continuations of the beams of one group, best first."""
+    """Continuations of the beams, best first."""
 
     scores: Float[Tensor, "B C"]
     """Sums of log-probabilities after the logits processors; padded with minus infinity."""
     parents: Int[Tensor, "B C"]
-    """The beam that each candidate continues, counted over all groups."""
+    """The beam that each candidate continues."""
     tokens: Int[Tensor, "B C"]
     """The next token of each candidate."""
 
 
 class _BeamHypotheses:
-    """The best finished captions of one image in one beam group."""
+    """The best finished captions of one image."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -65,31 +64,30 @@ class BeamSearch:
         """Initialize the beams; arguments are those of `sampling.sample`."""
         self._state, self._processors, self._decoding = state, processors, decoding
         self._token_budget, self._eos = token_budget, eos_id
-        groups, device = decoding.num_beam_groups, prompts.device
-        self._size = decoding.beams // groups
+        device = prompts.device
+        self._size = decoding.beams
         self._prompt = prompts.shape[1]
-        self._hypotheses = [[_BeamHypotheses(self._size) for _ in range(groups)] for _ in prompts]
-        self._open = torch.ones(len(prompts), groups, dtype=torch.bool, device=device)
-        self._scores = torch.zeros(len(prompts), groups, 1, device=device)
+        self._hypotheses = [_BeamHypotheses(self._size) for _ in prompts]
+        self._open = torch.ones(len(prompts), dtype=torch.bool, device=device)
+        self._scores = torch.zeros(len(prompts), 1, device=device)
         self._token_ids = prompts[:, None]
         self._log_ps = torch.zeros(self._token_ids.shape, device=device)
 
     def run(self) -> list[list[GeneratedSequence]]:
         """Return up to `num_return_sequences` distinct captions per image, best first."""
-        pools = list(self._hypotheses)
+        images = list(self._hypotheses)
         for step in range(int(self._token_budget.max())):
             parents, tokens = self._step(step)
-            going = self._open.any(dim=1)
-            if not bool(going.any()):
+            if not bool(self._open.any()):
                 break
-            if should_compact(going):
-                left = going.nonzero()[:, 0]
+            if should_compact(self._open):
+                left = self._open.nonzero()[:, 0]
                 self._reorder(left)
                 parents, tokens = parents[left], tokens[left]
             self._state.step(tokens, parents)
-        return [self._best(groups) for groups in pools]
+        return [image.captions[: self._decoding.num_return_sequences] for image in images]
 
-    def _step(self, step: int) -> tuple[Int[Tensor, "B N"], Int[Tensor, "B N"]]:
+    def _step(self, step: int) -> tuple[Int[Tensor, "B K"], Int[Tensor, "B K"]]:
         """Take one search step; return the parent beams and their new tokens."""
         logits = self._state.logits
         normaliser = logits.logsumexp(dim=2)
@@ -101,27 +99,14 @@ class BeamSearch:
             token_budget=self._token_budget,
             normaliser=normaliser,
         )
-        kept: list[_Candidates] = []
-        for group in range(self._decoding.num_beam_groups):
-            candidates = self._top_candidates(
-                group, logits, normaliser, [earlier.tokens for earlier in kept]
-            )
-            ended = candidates.tokens == self._eos
-            full = self._token_budget[:, None] == step + 1
-            self._collect(group, candidates, ended | full, plain, normaliser, step)
-            scores, indices = candidates.scores.masked_fill(ended, -torch.inf).topk(
-                self._size, dim=1
-            )
-            kept.append(
-                _Candidates(
-                    scores,
-                    candidates.parents.gather(1, indices),
-                    candidates.tokens.gather(1, indices),
-                )
-            )
-        parents = torch.cat([candidates.parents for candidates in kept], dim=1)
-        tokens = torch.cat([candidates.tokens for candidates in kept], dim=1)
-        self._scores = torch.stack([candidates.scores for candidates in kept], dim=1)
+        candidates = self._top_candidates(logits, normaliser)
+        ended = candidates.tokens == self._eos
+        full = self._token_budget[:, None] == step + 1
+        self._collect(candidates, ended | full, plain, normaliser, step)
+        open_scores = candidates.scores.masked_fill(ended, -torch.inf)
+        self._scores, indices = open_scores.topk(self._size, dim=1)
+        parents = candidates.parents.gather(1, indices)
+        tokens = candidates.tokens.gather(1, indices)
         self._update_open(step)
         gained = _log_p(plain, normaliser, parents, tokens)
         back = parents[:, :, None].expand(-1, -1, self._token_ids.shape[2])
@@ -130,52 +115,33 @@ class BeamSearch:
         return parents, tokens
 
     def _top_candidates(
-        self,
-        group: int,
-        logits: Float[Tensor, "B n V"],
-        normaliser: Float[Tensor, "B n"],
-        taken: list[Int[Tensor, "B K"]],
+        self, logits: Float[Tensor, "B k V"], normaliser: Float[Tensor, "B k"]
     ) -> _Candidates:
-        """Select 2K candidates of a group; one per beam may end, so at least K remain open."""
-        beams = self._scores.shape[2]
-        # All groups share one beam before the first step; later each group has its own beams.
-        first = 0 if logits.shape[1] == 1 else group * beams
-        own = slice(first, first + beams)
-        logits = logits[:, own]
-        if taken:
-            tokens = torch.cat(taken, dim=1)
-            penalty = torch.full(
-                tokens.shape, self._decoding.diversity_penalty, device=tokens.device
-            )
-            penalties = torch.zeros_like(logits[:, 0]).scatter_add_(1, tokens, penalty)
-            logits = logits - penalties[:, None]
+        """Select 2K candidates; one per beam may end, so at least K remain open."""
         wanted, vocabulary = 2 * self._size, logits.shape[2]
         # Top-k within each beam first: far fewer numbers are normalized.
         best, tokens = logits.topk(min(wanted, vocabulary), dim=2)
-        best = best + (self._scores[:, group] - normaliser[:, own])[:, :, None]
+        best = best + (self._scores - normaliser)[:, :, None]
         scores, indices = best.flatten(1).topk(min(wanted, best[0].numel()), dim=1)
-        parents = first + indices // best.shape[2]
+        parents = indices // best.shape[2]
         missing = (0, wanted - scores.shape[1])
         return _Candidates(
             F.pad(scores, missing, value=-torch.inf),
-            F.pad(parents, missing, value=first),
+            F.pad(parents, missing),
             F.pad(tokens.flatten(1).gather(1, indices), missing, value=self._eos),
         )
 
     def _collect(
         self,
-        group: int,
         candidates: _Candidates,
         ended: Bool[Tensor, "B C"],
-        plain: Float[Tensor, "B n V"],
-        normaliser: Float[Tensor, "B n"],
+        plain: Float[Tensor, "B k V"],
+        normaliser: Float[Tensor, "B k"],
         step: int,
     ) -> None:
         """Add candidates that end at this step to the hypotheses, if they are in the top K."""
         within = slice(0, self._size)
-        enter = (
-            ended[:, within] & self._open[:, group, None] & candidates.scores[:, within].isfinite()
-        )
+        enter = ended[:, within] & self._open[:, None] & candidates.scores[:, within].isfinite()
         if not bool(enter.any()):
             return
         gained = _log_p(plain, normaliser, candidates.parents, candidates.tokens)
@@ -201,22 +167,16 @@ class BeamSearch:
                 rank=rank,
                 ended=is_end,
             )
-            self._hypotheses[image][group].add(caption)
+            self._hypotheses[image].add(caption)
 
     def _update_open(self, step: int) -> None:
         """Close the searches whose open beams cannot enter the hypotheses any more."""
-        device, penalty = self._scores.device, self._decoding.length_penalty
         worst_score = torch.tensor(
-            [[pool.worst_score for pool in row] for row in self._hypotheses], device=device
+            [image.worst_score for image in self._hypotheses], device=self._scores.device
         )
-        length = torch.full_like(self._token_budget, step + 1)
-        if self._decoding.early_stopping == "certain" and penalty > 0:
-            # A sum of log-probabilities weighs least at the largest length.
-            length = self._token_budget
-        within_reach = self._scores[:, :, 0] / (length[:, None].float() ** penalty) > worst_score
-        if self._decoding.early_stopping == "full":
-            within_reach &= worst_score == -torch.inf
-        self._open &= within_reach & (self._token_budget[:, None] > step + 1)
+        length = torch.full_like(self._token_budget, step + 1).float()
+        best_score = self._scores[:, 0] / length**self._decoding.length_penalty
+        self._open &= (best_score > worst_score) & (self._token_budget > step + 1)
 
     def _reorder(self, left: Int[Tensor, " b"]) -> None:
         self._state.reorder(left)
@@ -227,20 +187,10 @@ class BeamSearch:
         )
         self._token_ids, self._log_ps = self._token_ids[left], self._log_ps[left]
 
-    def _best(self, groups: list[_BeamHypotheses]) -> list[GeneratedSequence]:
-        captions = sorted(
-            (caption for pool in groups for caption in pool.captions),
-            key=lambda caption: -caption.rank,
-        )
-        # Groups may find the same caption.
-        different = {(*caption.token_ids, caption.ended): caption for caption in captions[::-1]}
-        best = sorted(different.values(), key=lambda caption: -caption.rank)
-        return best[: self._decoding.num_return_sequences]
-
 
 def _log_p(
-    logits: Float[Tensor, "B n V"],
-    normaliser: Float[Tensor, "B n"],
+    logits: Float[Tensor, "B k V"],
+    normaliser: Float[Tensor, "B k"],
     parents: Int[Tensor, "B C"],
     tokens: Int[Tensor, "B C"],
 ) -> Float[Tensor, "B C"]:

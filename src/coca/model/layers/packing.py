@@ -5,7 +5,7 @@ sorts the captions by length and splits them into a few buckets, each as wide as
 caption. All buckets together form one flat list of rows, the input of linear layers and norms.
 Only attention processes one bucket after the other. It needs no mask: padding comes last in each
 caption, and causal attention keeps real tokens from attending to it. States of real tokens equal
-those that `coca.model.reference` computes from the padded batch.
+those that `examples/minimal_coca.py` computes from the padded batch.
 
 Dimensions: B captions, M rows of all buckets, b captions of one bucket, t its length, D width,
 W selected rows.

@@ -25,7 +25,7 @@ def captioning_loss(
     """Compute the next-token cross entropy: its mean over labelled positions, or a weighted sum.
 
     The M x V logits are never materialized: chunks of `chunk_size` positions are computed, and
-    their gradient in the same pass. Equal to `F.cross_entropy`, as in `coca.model.reference`.
+    their gradient in the same pass. Equal to `F.cross_entropy`, as in `examples/minimal_coca.py`.
     """
     if token_weight is None:
         token_weight = torch.full((), 1 / max(len(targets), 1), device=states.device)

@@ -55,7 +55,8 @@ def contrastive_loss(
 ) -> ContrastiveOutput:
     """Compute the symmetric softmax contrastive loss (InfoNCE) over all pairs of all ranks.
 
-    On one rank equal to that of `coca.model.reference`; peak memory is a few `block_rows` x N.
+    On one rank equal to the loss of `examples/minimal_coca.py`; peak memory is a few times
+    `block_rows` x N.
     """
     directions = 1.0 if reduction == "sum" else 0.5
     return ContrastiveOutput(

@@ -128,38 +128,30 @@ class OpenCLIPConfig(Config):
         }
 
 
-# Settings of OpenCLIP's sections that this model reads.
-_READ: Mapping[str, Set[str]] = {
+# Settings of the sections of OpenCLIP's model files, some without effect.
+_SETTINGS: Mapping[str, Set[str]] = {
     "vision_cfg": {
         *("image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio"),
-        *("attn_pooler_queries", "attn_pooler_heads"),
+        *("attentional_pool", "attn_pooler_queries", "attn_pooler_heads", "output_tokens"),
     },
     "text_cfg": {
         *("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"),
-        "correct_cls_mask",
+        *("embed_cls", "correct_cls_mask", "output_tokens"),
     },
-    "multimodal_cfg": {"width", "heads", "layers", "mlp_ratio"},
-}
-# Settings with a single supported value.
-_FIXED: Mapping[str, Mapping[str, Any]] = {
-    "vision_cfg": {"attentional_pool": True, "pos_embed_type": "learnable", "pool_type": "tok"},
-    "text_cfg": {"embed_cls": True, "proj_type": "linear"},
-    "multimodal_cfg": {},
-}
-# Settings without effect in a CoCa. All other settings must be off.
-_IGNORED = {
-    *("output_tokens", "patch_dropout", "final_ln_after_pool", "timm_pool", "timm_proj", "pad_id"),
-    *("eos_id", "hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs", "hf_model_pretrained"),
-    *("hf_proj_type", "hf_pooler_type", "n_queries", "dim_head", "context_length", "vocab_size"),
-    "attn_pooler_heads",
+    "multimodal_cfg": {
+        *("width", "heads", "layers", "mlp_ratio"),
+        *("context_length", "vocab_size", "dim_head", "n_queries", "attn_pooler_heads"),
+    },
 }
 
 
 def from_open_clip(content: Mapping[str, Any]) -> OpenCLIPConfig:
     """Convert `model_cfg` of an `open_clip_config.json` or of OpenCLIP's model files."""
-    if not all(isinstance(content.get(name), Mapping) for name in _READ):
-        raise ModelError(f"this is not OpenCLIP's CoCa, which has the sections {', '.join(_READ)}")
-    vision, text, multimodal = (content[name] for name in _READ)
+    if not all(isinstance(content.get(name), Mapping) for name in _SETTINGS):
+        raise ModelError(
+            f"this is not OpenCLIP's CoCa, which has the sections {', '.join(_SETTINGS)}"
+        )
+    vision, text, multimodal = (content[name] for name in _SETTINGS)
     problems = _unknown_parts(content)
     text_width, width = text.get("width", 512), vision.get("width", 768)
     for name, default in (("width", 512), ("heads", 8), ("mlp_ratio", 4.0)):
@@ -202,12 +194,11 @@ def from_open_clip(content: Mapping[str, Any]) -> OpenCLIPConfig:
 
 def _unknown_parts(content: Mapping[str, Any]) -> list[str]:
     problems = ["quick_gelu is on"] if content.get("quick_gelu") else []
-    for section, fixed in _FIXED.items():
-        given = {name: None for name in fixed if fixed[name] is True} | dict(content[section])
-        for name, value in given.items():
-            if name in fixed:
-                if value != fixed[name]:
-                    problems.append(f"{section}.{name} is {value!r}, only {fixed[name]!r} exists")
-            elif value and name not in _READ[section] | _IGNORED:
-                problems.append(f"{section}.{name} is {value!r}, only `off` exists")
-    return problems
+    for section, name in (("vision_cfg", "attentional_pool"), ("text_cfg", "embed_cls")):
+        if (value := content[section].get(name)) is not True:
+            problems.append(f"{section}.{name} is {value!r}, only True exists")
+    return problems + [
+        f"{section}.{name} is unknown"
+        for section, known in _SETTINGS.items()
+        for name in sorted(content[section].keys() - known)
+    ]

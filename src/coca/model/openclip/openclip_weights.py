@@ -78,11 +78,7 @@ class _TensorMapping:
 
 def convert_state_dict(state: State, config: OpenCLIPConfig) -> dict[str, Tensor]:
     """Convert a state dict of OpenCLIP to that of `OpenCLIP(config)`."""
-    given = {
-        name.removeprefix("module."): tensor
-        for name, tensor in state.items()
-        if not _DROPPED.search(name)
-    }
+    given = {name: tensor for name, tensor in state.items() if not _DROPPED.search(name)}
     mappings = list(_tensor_mappings(config))
     _require_names(given.keys(), {name for mapping in mappings for name in mapping.theirs})
     converted: dict[str, Tensor] = {}
@@ -118,7 +114,6 @@ def config_of_weights(state: State) -> OpenCLIPConfig:
     Shapes do not contain head counts. As in all published weights, towers have heads of 64 features
     and the pooler has 8 heads; the class token's mask is `legacy`.
     """
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     try:
         width, channels, patch, _ = state["visual.conv1.weight"].shape
         patches = len(state["visual.positional_embedding"]) - 1

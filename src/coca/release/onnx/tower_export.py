@@ -98,11 +98,6 @@ class Embedding(nn.Module):
         return self.embed(given)
 
 
-def tower_images(tower: ImageTextPredictor) -> Embedding:
-    """Return the module that embeds normalized images."""
-    return Embedding(tower.model, lambda images: F.normalize(tower.image_features(images), dim=-1))
-
-
 def tower_texts(tower: ImageTextPredictor) -> Embedding:
     """Return the module that embeds padded token ids."""
     return Embedding(tower.model, lambda ids: F.normalize(tower.text_features(ids.long()), dim=-1))

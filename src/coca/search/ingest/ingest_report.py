@@ -55,11 +55,6 @@ class IngestReport:
         """Number of usable images."""
         return self.added + self.updated + self.unchanged + self.duplicates
 
-    @property
-    def has_changes(self) -> bool:
-        """Whether the run changed the collection in what searches return."""
-        return bool(self.added or self.updated or self.duplicates or self.removed)
-
     def reject(self, path: str, reason: str, detail: str) -> None:
         """Count a rejected image."""
         # A file name may be invalid Unicode; the report must be valid.

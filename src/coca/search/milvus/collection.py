@@ -11,14 +11,13 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import SearchError
-from coca.core.progress import ProgressMaker, silent
 from coca.search.filter_language import parse
 from coca.search.filter_printers import to_milvus
 from coca.search.filters import NOT_HIDDEN
 from coca.search.milvus import schema
 from coca.search.milvus.ann import nearest, shown
 from coca.search.milvus.connection import Connection
-from coca.search.milvus.index_builds import PATIENCE_S, IndexState, index_state
+from coca.search.milvus.index_builds import IndexState, index_state
 from coca.search.milvus.ranked import RankedSearch
 from coca.search.milvus.rows import (
     BATCH_ROWS,
@@ -135,34 +134,6 @@ class MilvusCollection:
     def has_words(self) -> bool:
         """Whether Milvus computes BM25; otherwise rankings have no words."""
         return self._rows.layout.words
-
-    def change_index(
-        self,
-        index: VectorIndex,
-        *,
-        progress: ProgressMaker = silent,
-        patience_s: float = PATIENCE_S,
-    ) -> None:
-        """Rebuild the vector index; searches fail meanwhile.
-
-        Args:
-            index: Type and parameters of the new index, which Milvus checks.
-            progress: Optional progress callback.
-            patience_s: Timeout without any newly indexed row, in seconds.
-
-        Raises:
-            SearchError: It cannot be built; the old index is restored.
-        """
-        rows = self._current()
-        self._flush()
-        rows.layout = schema.change_index(
-            self._connection,
-            rows.layout,
-            index,
-            rows=rows.count(),
-            progress=progress,
-            patience_s=patience_s,
-        )
 
     def index_states(self) -> dict[Side, IndexState]:
         """Return the build state of the index of images and of captions."""

@@ -1,12 +1,9 @@
 """Index builds of Milvus: start, poll until finished, and report failures."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from coca.core.errors import SearchError
-from coca.core.progress import Bar
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.vector_index import VectorIndex, index_of
 
@@ -54,18 +51,6 @@ def index_state(connection: Connection, collection: str, column: str) -> IndexSt
     )
 
 
-@contextmanager
-def index_hint() -> Iterator[None]:
-    """Add where index types are described to an error of Milvus."""
-    try:
-        yield
-    except SearchError as error:
-        raise SearchError(
-            f"{error}; docs/milvus.md lists index types and their parameters"
-        ) from error
-
-
-@index_hint()
 def build_index(
     connection: Connection,
     collection: str,
@@ -73,8 +58,6 @@ def build_index(
     index: VectorIndex,
     *,
     metric: str = METRIC,
-    bar: Bar | None = None,
-    patience_s: float = PATIENCE_S,
 ) -> None:
     """Build the index of an unindexed column, and wait until it is finished."""
     params = connection.client.prepare_index_params()
@@ -82,21 +65,24 @@ def build_index(
     settings = {"params": dict(index.params)}
     params.add_index(column, index_type=index.type, metric_type=metric, params=settings)
     # Lite only records it, and builds it when the collection is loaded.
-    connection.call(
-        "create_index", collection, params, sync=False, doing=f"build {index} for {column}"
-    )
+    try:
+        connection.call(
+            "create_index", collection, params, sync=False, doing=f"build {index} for {column}"
+        )
+    except SearchError as error:
+        raise SearchError(
+            f"{error}; docs/milvus.md lists index types and their parameters"
+        ) from error
     done, since = 0, time.monotonic()
     while True:
         now = index_state(connection, collection, column)
         if now is None or now.state == "Failed":
             raise SearchError(_fault(connection, index, now))
         if now.indexed_rows > done:
-            if bar is not None:
-                bar.advance(now.indexed_rows - done)
             done, since = now.indexed_rows, time.monotonic()
         if now.state == "Finished":
             return
-        if time.monotonic() - since > patience_s:
+        if time.monotonic() - since > PATIENCE_S:
             raise SearchError(_fault(connection, index, now))
         time.sleep(_POLL_S)
 

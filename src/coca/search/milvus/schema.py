@@ -14,10 +14,9 @@ from pydantic import Field
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ArgumentError, SearchError
-from coca.core.progress import Bar, ProgressMaker, silent
 from coca.search import records
 from coca.search.milvus.connection import Connection
-from coca.search.milvus.index_builds import PATIENCE_S, build_index, index_hint, index_state
+from coca.search.milvus.index_builds import build_index, index_state
 from coca.search.milvus.vector_index import DEFAULT_INDEX, VectorIndex, parse_index
 from coca.search.perceptual_hash import HASH_BYTES
 from coca.search.records import MAX_BYTES, CollectionInfo
@@ -260,50 +259,3 @@ def saved_searches(connection: Connection, collection: str) -> dict[str, str]:
         for key, search in sorted(properties.items())
         if key.startswith(SEARCH) and search
     }
-
-
-def change_index(
-    connection: Connection,
-    layout: Layout,
-    index: VectorIndex,
-    *,
-    rows: int,
-    progress: ProgressMaker = silent,
-    patience_s: float = PATIENCE_S,
-) -> Layout:
-    """Replace the index of all vectors; searches fail meanwhile, and no row is lost.
-
-    Returns:
-        The layout with the new index.
-    """
-    built = rows * len(layout.columns)
-    try:
-        with progress(f"build {index.type}", built) as bar:
-            _rebuild(connection, layout, index, bar, patience_s)
-        if connection.capabilities.lite:
-            with index_hint():
-                load_collection(connection, layout)
-        keep_property(connection, layout, _INDEX, str(index))
-        layout = replace(layout, index=index)
-    except SearchError:
-        logger.warning("%s could not be built; %s is restored", index, layout.index)
-        with progress(f"build {layout.index.type} again", built) as bar:
-            _rebuild(connection, layout, layout.index, bar, PATIENCE_S)
-        raise
-    finally:
-        # This also finishes a build interrupted by Ctrl-C.
-        load_collection(connection, layout)
-    return layout
-
-
-def _rebuild(
-    connection: Connection, layout: Layout, index: VectorIndex, bar: Bar, patience_s: float
-) -> None:
-    name = layout.own_name
-    connection.call("release_collection", name)
-    # Lite drops the indexes of all columns at once, and loads the collection when it builds one.
-    for column in layout.columns:
-        if index_state(connection, name, column) is not None:
-            connection.call("drop_index", name, column)
-    for column in layout.columns:
-        build_index(connection, name, column, index, bar=bar, patience_s=patience_s)

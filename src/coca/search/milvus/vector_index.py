@@ -79,26 +79,20 @@ class VectorIndex:
     def search_params(self, wanted: int, effort: float) -> dict[str, int | float]:
         """Compute search parameters by their Milvus names, for a number of results.
 
-        A type without a rule here is searched with the defaults of Milvus.
+        Types without a search width, and those of a GPU, are searched with the defaults of Milvus.
         """
-        width, params = _width(wanted, effort), dict[str, int | float]()
+        width = max(min(int(max(_MIN_WIDTH, 2 * wanted) * effort), MAX_WIDTH), wanted)
         if self.type == "AUTOINDEX":
             # Servers with HNSW read `ef`, Zilliz Cloud reads `level`.
-            params = {"level": min(max(round(effort), 1), 10), "ef": width}
-        elif "HNSW" in self.type or self.params.get("adapt_for_cpu") == "true":
-            params["ef"] = width
-        elif self.type == "GPU_CAGRA":
-            params["itopk_size"] = min(width, 2_048)
-        elif self.type in ("DISKANN", "AISAQ"):
-            params["search_list"] = width
-        elif "IVF" in self.type or self.type == "SCANN":
+            return {"level": min(max(round(effort), 1), 10), "ef": width}
+        if "HNSW" in self.type:
+            return {"ef": width}
+        if self.type in ("DISKANN", "AISAQ"):
+            return {"search_list": width}
+        if self.type.startswith("IVF") or self.type == "SCANN":
             nlist = int(self.params.get("nlist", _NLIST))
-            params["nprobe"] = min(max(int(max(nlist / 8, 8) * effort), 1), nlist)
-        if self.type == "SCANN":
-            params["reorder_k"] = _width(wanted, 4 * effort, high=MAX_RESULTS)
-        if self.params.get("refine") == "true":
-            params["refine_k"] = max(2.0 * effort, 1.0)
-        return params
+            return {"nprobe": min(max(int(max(nlist / 8, 8) * effort), 1), nlist)}
+        return {}
 
 
 DEFAULT_INDEX = VectorIndex("HNSW", {"M": 16, "efConstruction": 200})
@@ -131,8 +125,3 @@ def index_of(description: Mapping[str, Any]) -> VectorIndex:
             if name not in _NOT_PARAMS and not name.endswith("_rows")
         },
     )
-
-
-def _width(wanted: int, effort: float, *, high: int = MAX_WIDTH) -> int:
-    """Compute the number of candidates: twice the results, and at least 64, times the effort."""
-    return max(min(int(max(_MIN_WIDTH, 2 * wanted) * effort), high), wanted)

@@ -79,17 +79,6 @@ _EMOJI[0x2764] = " red heart "  # its name in Unicode is "heavy black heart"
 _STOP = frozenset(STOP_WORDS.split())
 _NAMES: dict[int, str] = {**_EMOJI, **dict.fromkeys(_UNSPOKEN, "")}
 
-RULES = {
-    "stop": STOP_WORDS.split(),
-    "max_words": MAX_WORDS,
-    "irregular": _IRREGULAR,
-    "no_plural": sorted(_NO_PLURAL),
-    "endings": _ENDINGS,
-    "emoji": {chr(code): name for code, name in _EMOJI.items()},
-    "unspoken": "".join(map(chr, _UNSPOKEN)),
-}
-"""All rules, for a search page in another language; expressions are the same in JavaScript."""
-
 
 def name_emoji(text: str) -> str:
     """Replace emoji by their Unicode names; a text without emoji is unchanged."""

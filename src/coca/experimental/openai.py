@@ -1,6 +1,6 @@
 """Routes `/v1/embeddings` and `/v1/models` of OpenAI, and `/v1/rerank` of Cohere and Jina.
 
-Cohere's second version has `/v2/rerank`, and Infinity `/models`.
+Cohere's second version has `/v2/rerank`.
 
 Unknown fields are ignored, since clients send fields of other services, and null is the default of
 a field, since clients in other languages send it.
@@ -252,7 +252,6 @@ def rerank(body: RerankRequest, tenant: CurrentTenant) -> RerankResponse:
 
 
 @router.get("/v1/models")
-@router.get("/models", tags=["infinity"])
 def models(tenant: CurrentTenant) -> ModelList:
     """List the model of the service."""
     return ModelList(data=[Model(id=name_of(tenant.service.model))])

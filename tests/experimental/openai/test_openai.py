@@ -1,11 +1,15 @@
+"""Routes of OpenAI, Cohere and Jina."""
+
 import base64
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
 from coca.inference.predictor import Predictor
+from coca.server.routes.tenants import Tenant
 from server_process import data_uri
 
 
@@ -93,3 +97,20 @@ def test_a_long_list_of_inputs_is_one_fault(client: TestClient, element: object)
     message = answer.json()["error"]["message"]
     assert "at most" in message
     assert len(message) < 500
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/embeddings", {"input": ["two dogs play", "a red car", "a cat"]}),
+        ("/v1/rerank", {"query": "a", "documents": ["two dogs play", "a red car"]}),
+        ("/v2/rerank", {"query": "a", "documents": ["two dogs play", "a red car"]}),
+    ],
+)
+def test_work_for_the_model_is_charged(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
+) -> None:
+    charged: list[dict[str, int]] = []
+    monkeypatch.setattr(Tenant, "charge", lambda _, **counts: charged.append(counts))
+    assert client.post(path, json=body).status_code == 200
+    assert charged == [{"texts": 3, "images": 0}]

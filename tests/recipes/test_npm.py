@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import ConfigError, StorageError
-from coca.experimental.npm import npm_packages
+from npm import npm_packages
 
 PACKAGES = ("first@1.0.0", "second@2.1.0")
 

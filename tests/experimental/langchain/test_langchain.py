@@ -17,7 +17,7 @@ from tiny_model import write_model
 pytestmark = pytest.mark.integrations
 pytest.importorskip("langchain_core", reason="`make test-integrations` installs it")
 standard = pytest.importorskip("langchain_tests.integration_tests")
-ours = pytest.importorskip("coca.experimental.adapters.langchain")
+ours = pytest.importorskip("coca.experimental.langchain")
 
 
 @pytest.fixture(scope="module")
