@@ -151,7 +151,6 @@ CROSS_SITE = [
         ("DELETE", "/v1/items/x"),
         ("POST", "/v1/search"),
         ("POST", "/mcp"),
-        ("GET", "/mcp"),
     ],
 )
 def test_a_page_of_another_site_writes_nothing(client: TestClient, method: str, path: str) -> None:
@@ -215,6 +214,13 @@ def test_another_method_is_405_with_the_allowed_ones(
 ) -> None:
     answer = client.request(method, path)
     assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_agents_have_no_sessions_and_no_streams(client: TestClient, method: str) -> None:
+    pytest.importorskip("mcp", reason="the extra mcp is not installed")
+    answer = client.request(method, "/mcp", headers={"Accept": "text/event-stream"})
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])

@@ -63,7 +63,7 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.read_ahead()
-        service.places.open(service.keys.configs)
+        service.places.open(service.keys.configs, max_connections=max_connections())
         async with sessions.run() if tools else nullcontext():
             yield
 
@@ -130,6 +130,7 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
     app.state.routes = [route for router in routers for route in router.routes]
     if tools is not None:
         app.router.routes.append(tools)
+        app.state.routes.append(tools)
     if (PAGE / "index.html").is_file():
         app.mount("/", PageFiles(), name="page")
     return app

@@ -37,9 +37,9 @@ from coca.server.bodies import (
     with_options,
 )
 from coca.server.collections.served_collection import ServedCollection
-from coca.server.errors import ServiceError, error_response
+from coca.server.errors import ServiceError
 from coca.server.images.uploads import SIDE_PX, draw_sheet
-from coca.server.middleware import bounded, check_origin, check_values
+from coca.server.middleware import bounded, check_values
 from coca.server.routes import mining
 from coca.server.routes import search as searching
 from coca.server.routes.items import Item, item_of
@@ -175,7 +175,8 @@ def mcp_route() -> tuple[Route, StreamableHTTPSessionManager]:
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
     manager = server.session_manager
-    return Route("/mcp", _Endpoint(manager), methods=["GET", "POST", "DELETE"]), manager
+    # Without sessions nothing is streamed: a client that GETs gets 405, as the protocol has it.
+    return Route("/mcp", _Endpoint(manager), methods=["POST"]), manager
 
 
 def search(context: Context[Any, Any], body: TextQuery) -> FoundItems:
@@ -271,23 +272,15 @@ class _Endpoint:
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         request = Request(scope, bounded(receive, MAX_BYTES))
-        try:
-            # The protocol requires it of all methods, and not only of writes.
-            check_origin(request.headers)
-            tenant = request.state.tenant = tenant_of(request)
-            body = await request.body()
-            check_values(body)
-        except ServiceError as error:
-            await error_response(error)(scope, receive, send)
-            return
+        tenant = request.state.tenant = tenant_of(request)
+        body = await request.body()
+        check_values(body)
         unread = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def received() -> Message:
             return unread.pop() if unread else await receive()
 
-        # A stream of events waits without work.
-        key = tenant.key if scope["method"] == "POST" else None
-        async with tenant.service.places.place(key) as request.state.check:
+        async with tenant.service.places.place(tenant.key) as request.state.check:
             await self._manager.handle_request(scope, received, send)
 
 
