@@ -47,7 +47,7 @@ class EmbedRequest(Truncation):
 
     inputs: (
         Annotated[str, Field(min_length=1)]
-        | Annotated[list[str], Field(min_length=1, max_length=MAX_INPUTS)]
+        | Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS)]
     )
     normalize: bool | None = None
     """Ignored: vectors have length 1."""
@@ -59,7 +59,7 @@ class RankRequest(Truncation):
     """A query and the texts to rank, or images as data URIs."""
 
     query: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
-    texts: Annotated[list[str], Field(min_length=1, max_length=1_000)]
+    texts: Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=1_000)]
     raw_scores: bool | None = None
     """Return the cosine of a text; for an image, the mean log probability of a token, in nats."""
     return_text: bool | None = None

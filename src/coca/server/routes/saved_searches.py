@@ -23,9 +23,9 @@ class SearchToSave(Scope):
     model_config = ConfigDict(json_schema_extra={"anyOf": [given("text"), _POSITIVE]})
 
     text: Text | None = None
-    positive: Annotated[list[Mark], Field(max_length=MAX_EXAMPLES)] = []
+    positive: Annotated[list[Mark], Field(fail_fast=True, max_length=MAX_EXAMPLES)] = []
     """Items that are right, and further texts; no images."""
-    negative: Annotated[list[Mark], Field(max_length=MAX_EXAMPLES)] = []
+    negative: Annotated[list[Mark], Field(fail_fast=True, max_length=MAX_EXAMPLES)] = []
     """Items and texts that are not meant."""
     link: Annotated[str, Field(max_length=MAX_TEXT)] = ""
     """Text of the client, such as the address of its page; it is returned as it is."""
