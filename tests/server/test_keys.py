@@ -28,6 +28,7 @@ KEYS = {
     "key-of-dora": KeyConfig(name="dora", write_quota=len(image_bytes(600)) + 1_000),
     "key-of-eva": KeyConfig(name="eva", collections=("pictures",), quota=1),
     "key-of-admin": KeyConfig(name="admin", admin=True),
+    "key-of-gina": KeyConfig(name="gina", quota=13, write_quota=1_000),
     "key-of-finn": KeyConfig(name="finn", expires=datetime.now(UTC) + timedelta(days=1)),
 }
 
@@ -302,6 +303,23 @@ def test_a_key_of_a_file_may_be_its_digest(tmp_path: Path) -> None:
     for wrong in (f"sha256:{digest}", digest):
         with pytest.raises(ServiceError, match="a valid key is needed"):
             ring.find(f"Bearer {wrong}")
+
+
+def test_saved_searches_count_for_the_quotas_of_their_key(
+    client: TestClient, service: Service
+) -> None:
+    headers, named = as_key("key-of-gina"), {"collection": "others"}
+    for number in range(3):
+        answer = client.put(f"/v1/searches/{number}", json={"text": "a"} | named, headers=headers)
+        assert answer.status_code == 200
+    # Three were saved, and each list searches three times.
+    lists = [client.get("/v1/searches", params=named, headers=headers) for _ in range(3)]
+    assert [answer.status_code for answer in lists] == [200, 200, 429]
+    long = {"text": "a", "link": "x" * 4_000} | named
+    answer = client.put("/v1/searches/3", json=long, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "write_quota_exceeded")
+    for number in range(3):
+        client.delete(f"/v1/searches/{number}", params=named, headers=as_key("key-of-bert"))
 
 
 def test_a_key_sees_the_metrics_of_its_own_requests_only(service: Service) -> None:

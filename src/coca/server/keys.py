@@ -182,13 +182,15 @@ class KeyRing:
             usage.written += size
 
 
-def requests_of(*, texts: int = 0, images: int = 0, captions: int = 0, pairs: int = 0) -> int:
+def requests_of(
+    *, searches: int = 0, texts: int = 0, images: int = 0, captions: int = 0, pairs: int = 0
+) -> int:
     """Compute how many requests the work of one counts as.
 
-    One request covers 32 texts, 10 images or 4 captions of the model, or the comparison of 5
-    million pairs of images: about the same processor time.
+    One request covers a saved search, 32 texts, 10 images or 4 captions of the model, or the
+    comparison of 5 million pairs of images: about the same processor time.
     """
-    return max(1, math.ceil(texts / 32 + images / 10 + captions / 4 + pairs / 5e6))
+    return max(1, math.ceil(searches + texts / 32 + images / 10 + captions / 4 + pairs / 5e6))
 
 
 class KeyFile:

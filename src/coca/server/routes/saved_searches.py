@@ -61,7 +61,7 @@ def searches(tenant: CurrentTenant, collection: Named = None) -> SavedSearchList
     served = tenant.collection(collection)
     saved = SavedSearches(served.engine)
     known = saved.read()
-    tenant.charge(texts=sum(bool(search.text) for search in known.values()))
+    tenant.charge(searches=len(known), texts=sum(search.texts for search in known.values()))
     items = [_item(name, search, saved.count_new(search)) for name, search in known.items()]
     return SavedSearchList(collection=served.name, searches=items)
 
@@ -77,7 +77,10 @@ def save(name: NewName, body: SearchToSave, tenant: Writer) -> SavedSearchItem:
         filter=filter_of(tenant, body),
         link=body.link,
     )
-    SavedSearches(served.engine).save(name, search)
+    tenant.charge(texts=search.texts)
+    tenant.count_bytes(len(name) + len(search.model_dump_json(exclude_defaults=True)))
+    with served.writing():
+        SavedSearches(served.engine).save(name, search)
     tenant.record("save search", served.name, name=name)
     return _item(name, search, 0)
 

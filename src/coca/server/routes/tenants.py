@@ -207,10 +207,10 @@ class Tenant:
             action, key=self.name, address=self.address, collection=collection, **details
         )
 
-    def charge(self, *, texts: int = 0, images: int = 0, captions: int = 0, pairs: int = 0) -> None:
+    def charge(self, **work: int) -> None:
         """Count the work of a request before it is done; see `requests_of`."""
         if self.key is not None:
-            counted = requests_of(texts=texts, images=images, captions=captions, pairs=pairs)
+            counted = requests_of(**work)
             if counted > 1:
                 self.service.keys.charge(self.key, counted - 1)
 
