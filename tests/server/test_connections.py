@@ -80,12 +80,13 @@ def test_a_second_header_that_does_not_end_is_waited_for_a_while(process: Server
 
 UNREAD = b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
 UPLOAD = SEARCH_HEAD + b"Content-Length: 9\r\n\r\n{"
+STREAM = b"GET /mcp HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
 
 
 @pytest.mark.parametrize(
     ("sent", "after"),
-    [(HALF, b""), (UNREAD, b"x"), (UPLOAD, b"")],
-    ids=["half headers", "bodies after a 405", "uploads"],
+    [(HALF, b""), (UNREAD, b"x"), (UPLOAD, b""), (STREAM, b"")],
+    ids=["half headers", "bodies after a 405", "uploads", "streams of events"],
 )
 def test_many_connections_of_one_client_shut_nobody_out(
     process: ServerProcess, sent: bytes, after: bytes

@@ -17,6 +17,7 @@ ANNA, BERT = KeyConfig(name="anna"), KeyConfig(name="bert")
 def test_a_key_with_many_requests_leaves_threads_to_another() -> None:
     async def run() -> None:
         places, go_on = Places(timeout_s=60.0), asyncio.Event()
+        places.open([ANNA, BERT], max_connections=1_000)
         inside: list[str] = []
 
         async def request(key: KeyConfig) -> None:
@@ -35,6 +36,34 @@ def test_a_key_with_many_requests_leaves_threads_to_another() -> None:
         assert inside.count("anna") == 3 * TENANT_THREADS
 
     asyncio.run(run())
+
+
+def test_a_key_takes_a_quarter_of_the_connections_at_most() -> None:
+    async def run() -> list[int]:
+        places, go_on = Places(timeout_s=60.0), asyncio.Event()
+        places.open([ANNA, BERT], max_connections=400)
+
+        async def request(key: KeyConfig) -> int:
+            try:
+                async with places.place(key):
+                    await go_on.wait()
+                    return 200
+            except ServiceError as error:
+                return error.status
+
+        many = [asyncio.create_task(request(ANNA)) for _ in range(150)]
+        await asyncio.sleep(0)
+        another = asyncio.create_task(request(BERT))
+        await asyncio.sleep(0)
+        go_on.set()
+        assert await another == 200
+        answers = await asyncio.gather(*many)
+        # Nothing is counted twice, or kept, after the rejections.
+        assert await request(ANNA) == 200
+        return answers
+
+    answers = asyncio.run(run())
+    assert (answers.count(200), answers.count(429)) == (100, 50)
 
 
 async def never() -> Message:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 import numpy as np
 from fastapi import APIRouter
 from jaxtyping import Float, Float32
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from coca.core.errors import ConfigError
 from coca.runtime.short_vectors import shortened
@@ -61,6 +61,7 @@ TokenId: TypeAlias = Annotated[
 TokenIds: TypeAlias = Annotated[
     list[TokenId],
     Field(
+        fail_fast=True,
         min_length=1,
         max_length=MAX_TOKENS,
         description="Token ids of the encoding cl100k_base, as langchain-openai sends them; they "
@@ -69,33 +70,39 @@ TokenIds: TypeAlias = Annotated[
 ]
 
 
+def _form_of(value: Any) -> str:
+    """Name the form of an input by its first value, so that only this form is validated."""
+    if not isinstance(value, list):
+        return "text" if isinstance(value, str) else "object"
+    first = value[0] if value else ""
+    if isinstance(first, int | list):
+        return "several ids" if isinstance(first, list) else "ids"
+    return "inputs"
+
+
 class EmbeddingRequest(Foreign):
     """Texts or images to embed."""
 
-    input: (
-        Annotated[str, Field(min_length=1)]
-        | TextOrImage
-        | Annotated[list[Input], Field(min_length=1, max_length=MAX_INPUTS)]
-        | TokenIds
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_INPUTS)]
-    )
+    input: Annotated[
+        Annotated[str, Field(min_length=1), Tag("text")]
+        | Annotated[TextOrImage, Tag("object")]
+        | Annotated[
+            list[Input], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS), Tag("inputs")
+        ]
+        | Annotated[TokenIds, Tag("ids")]
+        | Annotated[
+            list[TokenIds],
+            Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS),
+            Tag("several ids"),
+        ],
+        Discriminator(_form_of),
+    ]
     model: str | None = None
     """Ignored: the service has one model."""
     encoding_format: Literal["float", "base64"] | None = None
     """Null: `float`."""
     dimensions: Annotated[int, Field(ge=1)] | None = None
     """Keep the first numbers only, and normalize them again."""
-
-    @field_validator("input", mode="before")
-    @classmethod
-    def _check_length(cls, value: Any) -> Any:
-        """Reject a long list before each of its elements becomes an error of each form of input."""
-        if isinstance(value, list) and value:
-            tokens = type(value[0]) is int
-            most, kind = (MAX_TOKENS, "token ids") if tokens else (MAX_INPUTS, "inputs")
-            if len(value) > most:
-                raise ValueError(f"must have at most {most:,} {kind}, got {len(value):,}")
-        return value
 
 
 class Embedding(Foreign):
@@ -126,7 +133,7 @@ class RerankRequest(Foreign):
     """A query and the documents to rank."""
 
     query: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
-    documents: Annotated[list[Input], Field(min_length=1, max_length=1_000)]
+    documents: Annotated[list[Input], Field(fail_fast=True, min_length=1, max_length=1_000)]
     model: str | None = None
     """Ignored: the service has one model."""
     top_n: Annotated[int, Field(ge=1)] | None = None

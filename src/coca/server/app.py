@@ -1,5 +1,6 @@
 """FastAPI application of the service, run in this process by uvicorn."""
 
+import asyncio
 import logging
 import os
 import signal
@@ -13,6 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import uvicorn
+from anyio import to_thread
 from fastapi import APIRouter, FastAPI
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 
@@ -22,6 +24,7 @@ from coca.core.registry import Registry
 from coca.server.bodies import JSON, JSON_VALUE
 from coca.server.connections import BACKLOG, ConnectionLimits, limited_protocol, max_connections
 from coca.server.errors import ERRORS, add_error_handlers
+from coca.server.keys import KeyRing
 from coca.server.middleware import (
     BodyLimit,
     EndedConnections,
@@ -42,6 +45,8 @@ logger = logging.getLogger(__name__)
 ROUTES: Registry[APIRouter] = Registry("routes", "routes", APIRouter)
 """Routes that plug-ins add."""
 
+_REFRESH_S = 1.0
+"""Time between two looks at the file of the keys, in seconds."""
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; "
     "media-src 'self' blob:; "
@@ -63,9 +68,13 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.read_ahead()
-        service.places.open(service.keys.configs)
-        async with sessions.run() if tools else nullcontext():
-            yield
+        service.places.open(service.keys.configs, max_connections=max_connections())
+        refreshing = asyncio.create_task(_refresh(service.keys))
+        try:
+            async with sessions.run() if tools else nullcontext():
+                yield
+        finally:
+            refreshing.cancel()
 
     app = FastAPI(
         title="coca",
@@ -130,9 +139,17 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
     app.state.routes = [route for router in routers for route in router.routes]
     if tools is not None:
         app.router.routes.append(tools)
+        app.state.routes.append(tools)
     if (PAGE / "index.html").is_file():
         app.mount("/", PageFiles(), name="page")
     return app
+
+
+async def _refresh(keys: KeyRing) -> None:
+    """Read the keys again in a thread when their file changes."""
+    while True:
+        await asyncio.sleep(_REFRESH_S)
+        await to_thread.run_sync(keys.refresh)
 
 
 def run(

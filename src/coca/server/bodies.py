@@ -4,11 +4,21 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    WrapValidator,
+    create_model,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from coca.core.config.fields import hint_of, text_of
 from coca.search.ingest.photo_metadata import PHOTO_FIELDS
+from coca.search.records import MAX_BYTES as MAX_STORED
+from coca.search.records import METADATA
 from coca.search.search_options import PhotoFilter, QueryOptions
 
 MAX_LIMIT = 1_000
@@ -51,6 +61,8 @@ Text: TypeAlias = Annotated[
 ItemId: TypeAlias = Annotated[str, Field(min_length=1, max_length=64)]
 DataUri: TypeAlias = Annotated[
     str,
+    # The file of a form is not encoded.
+    WrapValidator(lambda value, check: value if isinstance(value, bytes) else check(value)),
     Field(
         min_length=1,
         description="Image as a data URI, `data:image/png;base64,...`. URLs are not fetched.",
@@ -86,17 +98,22 @@ Value: TypeAlias = (
 )
 
 
-def _without_huge(metadata: dict[str, Any]) -> dict[str, Any]:
+def _bounded(metadata: dict[str, Any]) -> dict[str, Any]:
     pending: list[Any] = [metadata]
+    size = 0
     for value in pending:
+        size += len(value) if isinstance(value, dict | list | str) else 0
+        # Each value and letter is a byte of JSON at least; the store counts all bytes.
+        if size > MAX_STORED[METADATA]:
+            raise ValueError(f"metadata must have at most {MAX_STORED[METADATA]:,} bytes as JSON")
         if isinstance(value, dict | list):
-            pending += value.values() if isinstance(value, dict) else value
+            pending += (*value, *value.values()) if isinstance(value, dict) else value
         elif isinstance(value, int | float) and not -_LARGEST <= value <= _LARGEST:
             raise ValueError(f"numbers must be in [-9e18, 9e18], got {value!r:.80}")
     return metadata
 
 
-Metadata: TypeAlias = Annotated[dict[str, Any], AfterValidator(_without_huge)]
+Metadata: TypeAlias = Annotated[dict[str, Any], AfterValidator(_bounded)]
 JSON_VALUE = {"$ref": "#/components/schemas/Json"}
 """Schema of the values of metadata: a component of the OpenAPI document, as it contains itself."""
 JSON: dict[str, Any] = {
@@ -290,7 +307,7 @@ class Condition(Body):
         ),
     ]
     operator: Literal["==", "!=", "<", "<=", ">", ">=", "in", "not in", "has all", "has any"] = "=="
-    value: Value | Annotated[list[Value], Field(max_length=MAX_COMPARED)]
+    value: Value | Annotated[list[Value], Field(fail_fast=True, max_length=MAX_COMPARED)]
 
 
 @with_options(PhotoFilter, "since", "until", "during", "near", "within")
@@ -299,17 +316,31 @@ class Scope(Body):
 
     collection: CollectionName = None
     filter: Expression = ""
-    where: Annotated[list[Condition], Field(max_length=MAX_EXAMPLES)] = []
+    where: Annotated[list[Condition], Field(fail_fast=True, max_length=MAX_EXAMPLES)] = []
     """Conditions that all must hold, with any values; the service quotes them."""
 
-    @model_validator(mode="after")
-    def _has_few_values(self) -> "Scope":
-        lists = [one.value if isinstance(one.value, list) else [one.value] for one in self.where]
-        values = [value for given in lists for value in given]
-        letters = sum(len(value) for value in values if isinstance(value, str))
-        if len(values) > MAX_COMPARED or letters > MAX_COMPARED_LETTERS:
-            raise ValueError(
-                f"where must have at most {MAX_COMPARED:,} values and {MAX_COMPARED_LETTERS:,} "
-                f"characters in all, got {len(values):,} and {letters:,}"
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_values(cls, given: Any) -> Any:
+        """Count all values before each of them is compared with every type."""
+        where = given.get("where") if isinstance(given, dict) else None
+        conditions = where[: MAX_EXAMPLES + 1] if isinstance(where, list) else []
+        compared = [one.get("value") for one in conditions if isinstance(one, dict)]
+        lists = [value if isinstance(value, list) else [value] for value in compared]
+        count, letters = sum(map(len, lists)), 0
+        if count <= MAX_COMPARED:
+            texts = (value for values in lists for value in values if isinstance(value, str))
+            letters = sum(map(len, texts))
+        if count > MAX_COMPARED or letters > MAX_COMPARED_LETTERS:
+            raise PydanticCustomError(
+                "too_many_values",
+                "where must have at most {most} values and {most_letters} characters in all, got "
+                "{count} and {letters}",
+                {
+                    "most": f"{MAX_COMPARED:,}",
+                    "most_letters": f"{MAX_COMPARED_LETTERS:,}",
+                    "count": f"{count:,}",
+                    "letters": f"{letters:,}",
+                },
             )
-        return self
+        return given

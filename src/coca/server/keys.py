@@ -1,6 +1,5 @@
 """Bearer keys: what a key may use, how often, how much and until when."""
 
-import hmac
 import json
 import logging
 import math
@@ -8,6 +7,7 @@ import os
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,13 +25,13 @@ from coca.server.errors import ServiceError
 logger = logging.getLogger(__name__)
 
 _DAY_S = 86_400
-_REFRESH_S = 1.0
-"""Minimum time between two looks at the file of the keys, in seconds."""
 MIN_LETTERS = 32
 """Minimum length of a key, in characters: as many random hexadecimal digits have 128 bits."""
 MAKE_KEY = '`python -c "import secrets; print(secrets.token_urlsafe())"`'
 """Command that prints a new key of 256 bits."""
 _SENDABLE = re.compile(r"[!-~]+\Z")
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})\Z")
+"""A key of the file as its digest: who reads the file cannot send it."""
 
 
 class KeyConfig(Config):
@@ -80,9 +80,8 @@ class KeyRing:
     ) -> None:
         """Store the digests of the keys."""
         self._check, self._file, self._clock = check, file, clock
-        self._checked_at, self._lock = clock(), threading.Lock()
         self._usage: dict[str, _Usage] = {}
-        self._keys: list[tuple[bytes, KeyConfig]] = []
+        self._keys: dict[bytes, KeyConfig] = {}
         self._set(keys)
         # A file that loses its last key must not open the service to everybody.
         self.are_needed = bool(keys)
@@ -94,37 +93,29 @@ class KeyRing:
             # The use of a key continues after its file is read again.
             full = _Usage(max(1.0, config.rate or 0.0), self._clock())
             self._usage.setdefault(config.name, full)
-        self._keys = [(_digest(key), config) for key, config in keys.items()]
+        self._keys = {_stored_digest(key): config for key, config in keys.items()}
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
         """Read the file again if it has changed; a faulty file keeps the keys as they are."""
-        if self._file is None or self._clock() - self._checked_at < _REFRESH_S:
-            return
-        with self._lock:
-            self._checked_at = self._clock()
-            try:
-                if (changed := self._file.changed()) is None:
-                    return
-                self._set(changed)
-            except ConfigError as error:
-                logger.error("the keys stay as they were: %s", error)
+        try:
+            if self._file is None or (changed := self._file.changed()) is None:
                 return
+            self._set(changed)
+        except ConfigError as error:
+            logger.error("the keys stay as they were: %s", error)
+            return
         logger.warning("%s keys are in use now, after their file was changed", len(self._keys))
 
     @property
     def configs(self) -> list[KeyConfig]:
         """What the keys may use."""
-        return [config for _, config in self._keys]
+        return [*self._keys.values()]
 
     def find(self, header: str | None) -> KeyConfig:
         """Find the key of an `Authorization` header."""
-        self._refresh()
         scheme, _, key = (header or "").partition(" ")
-        given, found = _digest(key.strip()), None
-        # All digests are compared, in constant time each.
-        for digest, config in self._keys:
-            if hmac.compare_digest(digest, given):
-                found = config
+        # The time to look up a digest says nothing about the key.
+        found = self._keys.get(_digest(key.strip()))
         if found is None or scheme.lower() != "bearer":
             raise ServiceError(
                 "a valid key is needed: send it as a bearer token",
@@ -191,13 +182,15 @@ class KeyRing:
             usage.written += size
 
 
-def requests_of(*, texts: int = 0, images: int = 0, captions: int = 0, pairs: int = 0) -> int:
+def requests_of(
+    *, searches: int = 0, texts: int = 0, images: int = 0, captions: int = 0, pairs: int = 0
+) -> int:
     """Compute how many requests the work of one counts as.
 
-    One request covers 32 texts, 10 images or 4 captions of the model, or the comparison of 5
-    million pairs of images: about the same processor time.
+    One request covers a saved search, 32 texts, 10 images or 4 captions of the model, or the
+    comparison of 5 million pairs of images: about the same processor time.
     """
-    return max(1, math.ceil(texts / 32 + images / 10 + captions / 4 + pairs / 5e6))
+    return max(1, math.ceil(searches + texts / 32 + images / 10 + captions / 4 + pairs / 5e6))
 
 
 class KeyFile:
@@ -247,8 +240,8 @@ def read_keys(listed: str, file: Path | None) -> dict[str, KeyConfig]:
             f"the key of {unsendable[0]!r} cannot be sent in a header: a key must have printable "
             "ASCII characters only, and no spaces"
         )
-    given = [config.name for config in keys.values()]
-    if twice := [name for name in given if given.count(name) > 1]:
+    counts = Counter(config.name for config in keys.values())
+    if twice := [name for name, count in counts.items() if count > 1]:
         raise ConfigError(f"two keys have the name {twice[0]!r}; names must differ")
     return keys
 
@@ -294,6 +287,12 @@ def _start_day(usage: _Usage, now: float) -> int:
 
 def _digest(key: str) -> bytes:
     return sha256(key.encode("utf-8", "surrogatepass")).digest()
+
+
+def _stored_digest(key: str) -> bytes:
+    """Return the digest of a key, which may be stored as its digest."""
+    stored = _DIGEST.match(key)
+    return bytes.fromhex(stored[1]) if stored else _digest(key)
 
 
 def _limited(message: str, wait_s: float, *, code: str = "rate_limit_exceeded") -> ServiceError:

@@ -16,6 +16,8 @@ from coca.server.keys import KeyConfig
 
 TENANT_THREADS = 20
 """Maximum number of threads of one key; further requests of it wait, and those of others do not."""
+_SHARE = 4
+"""A key may have a quarter of all connections in requests that wait or are worked on."""
 _THREADS, _MAX_THREADS = 40, 200
 
 
@@ -25,10 +27,12 @@ class Places:
     def __init__(self, *, timeout_s: float) -> None:
         """Limit the time of a request in a thread, in seconds."""
         self._timeout_s = timeout_s
+        self._max_requests = TENANT_THREADS
         self._of_key: dict[str, CapacityLimiter] = {}
 
-    def open(self, keys: Sequence[KeyConfig]) -> None:
-        """Set the size of the pool of the running event loop by the number of keys."""
+    def open(self, keys: Sequence[KeyConfig], *, max_connections: int) -> None:
+        """Set the size of the pool of the running event loop, and the requests of a key."""
+        self._max_requests = max(TENANT_THREADS, max_connections // _SHARE)
         size = min(_MAX_THREADS, TENANT_THREADS * len(keys))
         current_default_thread_limiter().total_tokens = max(_THREADS, size)
 
@@ -39,7 +43,8 @@ class Places:
         """Wait for a place, and end the work of this context after the limit of time.
 
         Args:
-            key: Key of the request; a request without one needs no place.
+            key: Key of the request; a request without one needs no place. A key with too many
+                requests gets status 429.
             receive: Receives from a client whose whole body was read: the work also ends where the
                 client leaves.
         """
@@ -68,9 +73,17 @@ class Places:
                 leaves.cancel()
 
     def _limiter(self, name: str) -> CapacityLimiter:
-        if name not in self._of_key:
-            self._of_key[name] = CapacityLimiter(TENANT_THREADS)
-        return self._of_key[name]
+        limiter = self._of_key.setdefault(name, CapacityLimiter(TENANT_THREADS))
+        now = limiter.statistics()
+        if now.borrowed_tokens + now.tasks_waiting >= self._max_requests:
+            raise ServiceError(
+                f"the key {name!r} has {self._max_requests} requests in progress: wait for an "
+                "answer before the next one",
+                status=429,
+                code="too_many_requests",
+                retry_after_s=1,
+            )
+        return limiter
 
 
 async def _leaving(receive: Receive) -> None:

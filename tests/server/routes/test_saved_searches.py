@@ -29,3 +29,28 @@ def test_an_image_of_the_client_is_not_saved(client: TestClient, images: list[by
     assert answer.status_code == 400
     assert "add the image" in answer.json()["error"]["message"]
     assert client.get(URL).json()["searches"] == []
+
+
+def test_a_collection_has_a_hundred_at_most(client: TestClient) -> None:
+    body = {"text": "a car", "collection": "others"}
+    try:
+        for number in range(100):
+            assert client.put(f"{URL}/{number}", json=body).status_code == 200
+        answer = client.put(f"{URL}/one more", json=body)
+        assert answer.status_code == 400
+        assert "at most 100 are kept" in answer.json()["error"]["message"]
+        # Saving one of them again is the next look.
+        assert client.put(f"{URL}/7", json=body).status_code == 200
+        client.delete(f"{URL}/7", params={"collection": "others"})
+        assert client.put(f"{URL}/one more", json=body).status_code == 200
+    finally:
+        for name in (*range(100), "one more"):
+            client.delete(f"{URL}/{name}", params={"collection": "others"})
+
+
+def test_a_very_large_one_is_not_saved(client: TestClient) -> None:
+    marks = [{"text": "x" * 4_000} for _ in range(20)]
+    answer = client.put(f"{URL}/large", json={"text": "a car", "positive": marks})
+    assert answer.status_code == 400
+    assert "at most 65,535 bytes" in answer.json()["error"]["message"]
+    assert client.get(URL).json()["searches"] == []

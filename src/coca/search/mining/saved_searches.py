@@ -17,6 +17,8 @@ from coca.search.query.query_terms import Term, typed_terms, weigh_examples
 from coca.search.records import Hit
 from coca.search.search_options import QueryOptions
 
+MAX_SEARCHES, MAX_BYTES = 100, 65_535
+"""Maximum number of saved searches of a collection, and maximum size of one as JSON, in bytes."""
 FIRST = 50
 """Number of first hits among which new ones are counted."""
 NAME = re.compile(r"[^\s/\\\"'](?:[^/\\\"'\x00-\x1f]{0,62}[^\s/\\\"'])?")
@@ -46,6 +48,12 @@ class SavedSearch(Config):
     """Images of the first hits at the last look: `content`, or the id of a record without."""
     least: float | None = None
     """Score of the last of them; None if all hits were among them."""
+
+    @property
+    def texts(self) -> int:
+        """Number of texts that the model embeds for it."""
+        marks = (*self.positive, *self.negative)
+        return bool(self.text) + sum(isinstance(one, Term) for one in marks)
 
     @model_validator(mode="after")
     def _check_rules(self) -> "SavedSearch":
@@ -84,7 +92,7 @@ class SavedSearches:
         Saving it again is the next look.
 
         Raises:
-            ArgumentError: The name is not allowed.
+            ArgumentError: The name is not allowed, the search is too large, or there are too many.
             SearchError: The query is invalid.
         """
         if not NAME.fullmatch(name):
@@ -92,10 +100,22 @@ class SavedSearches:
                 f"the name of a search must have 1 to 64 characters without quotes and slashes, "
                 f"got {name!r:.80}"
             )
+        known = self.engine.collection.saved_searches()
+        if len(known) >= MAX_SEARCHES and name not in known:
+            raise ArgumentError(
+                f"the collection has {len(known)} saved searches, and at most {MAX_SEARCHES} are "
+                "kept: delete one of them first"
+            )
         hits = self._find(search)
         least = _score(hits[-1]) if len(hits) == FIRST else None
         search = search.replace(seen=tuple(map(_key, hits)), least=least)
-        self.engine.collection.save_search(name, search.model_dump_json(exclude_defaults=True))
+        text = search.model_dump_json(exclude_defaults=True)
+        if (size := len(text.encode())) > MAX_BYTES:
+            raise ArgumentError(
+                f"a saved search must have at most {MAX_BYTES:,} bytes as JSON, got {size:,}: use "
+                "fewer marks, or shorter texts and filters"
+            )
+        self.engine.collection.save_search(name, text)
         return hits
 
     def count_new(self, search: SavedSearch) -> int:

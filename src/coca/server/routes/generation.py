@@ -90,8 +90,10 @@ class ClassifyRequest(ImageReference):
     model_config = ConfigDict(json_schema_extra=exactly_one("image", "id"))
 
     collection: CollectionName = None
-    labels: Annotated[list[Text], Field(min_length=1, max_length=1_000)]
-    templates: Annotated[list[Template], Field(min_length=1, max_length=100)] = ["{}"]
+    labels: Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=1_000)]
+    templates: Annotated[list[Template], Field(fail_fast=True, min_length=1, max_length=100)] = [
+        "{}"
+    ]
     """Prompts with `{}` for the label."""
 
     @model_validator(mode="after")

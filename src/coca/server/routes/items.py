@@ -104,7 +104,7 @@ class NewItem(Body):
     collection: CollectionName = None
     name: Annotated[str, Field(max_length=255)] = ""
     caption: Annotated[str, Field(max_length=65_535)] = ""
-    tags: Annotated[list[str], Field(max_length=256)] = []
+    tags: Annotated[list[str], Field(fail_fast=True, max_length=256)] = []
     album: Annotated[str, Field(max_length=4_096)] = ""
     time: Whole | None = None
     metadata: Metadata = {}
@@ -119,12 +119,12 @@ class ItemChange(Body):
     index`.
     """
 
-    undo: Annotated[list[Edited], Field(max_length=256)] = []
+    undo: Annotated[list[Edited], Field(fail_fast=True, max_length=256)] = []
     """Fields to restore, of those in `unedited`; before the other changes."""
     caption: Annotated[str, Field(max_length=65_535)] | None = None
-    tags: Annotated[list[str], Field(max_length=256)] | None = None
-    add_tags: Annotated[list[str], Field(max_length=256)] = []
-    remove_tags: Annotated[list[str], Field(max_length=256)] = []
+    tags: Annotated[list[str], Field(fail_fast=True, max_length=256)] | None = None
+    add_tags: Annotated[list[str], Field(fail_fast=True, max_length=256)] = []
+    remove_tags: Annotated[list[str], Field(fail_fast=True, max_length=256)] = []
     time: Whole | None = None
     metadata: Metadata = {}
     """Keys to set, as a JSON merge patch: null removes a key."""
@@ -136,7 +136,7 @@ class ItemChange(Body):
 class ItemChanges(ItemChange):
     """The same changes for several items of one collection."""
 
-    ids: Annotated[list[ItemId], Field(min_length=1, max_length=MAX_LIMIT)]
+    ids: Annotated[list[ItemId], Field(fail_fast=True, min_length=1, max_length=MAX_LIMIT)]
     collection: CollectionName = None
 
 

@@ -42,9 +42,9 @@ class RecommendRequest(Scope):
 
     max_bytes: ClassVar[int | None] = None
 
-    positive: Annotated[list[Example], Field(min_length=1, max_length=MAX_EXAMPLES)]
-    negative: Annotated[list[Example], Field(max_length=MAX_EXAMPLES)] = []
-    seen: Annotated[list[ItemId], Field(max_length=10_000)] = []
+    positive: Annotated[list[Example], Field(fail_fast=True, min_length=1, max_length=MAX_EXAMPLES)]
+    negative: Annotated[list[Example], Field(fail_fast=True, max_length=MAX_EXAMPLES)] = []
+    seen: Annotated[list[ItemId], Field(fail_fast=True, max_length=10_000)] = []
     """Ids to exclude."""
 
 
@@ -89,7 +89,7 @@ FacetField: TypeAlias = Annotated[
 class FacetsRequest(Scope):
     """Fields whose values are counted among the items that the filters keep."""
 
-    fields: Annotated[list[FacetField], Field(max_length=32)] | None = None
+    fields: Annotated[list[FacetField], Field(fail_fast=True, max_length=32)] | None = None
     """`tags`, `album`, `caption_source` or `metadata.KEY`; null: the fields with few values."""
     limit: Annotated[int, Field(ge=1, le=1_000)] = 20
     """Maximum number of values of a field."""

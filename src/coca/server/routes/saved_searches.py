@@ -23,9 +23,9 @@ class SearchToSave(Scope):
     model_config = ConfigDict(json_schema_extra={"anyOf": [given("text"), _POSITIVE]})
 
     text: Text | None = None
-    positive: Annotated[list[Mark], Field(max_length=MAX_EXAMPLES)] = []
+    positive: Annotated[list[Mark], Field(fail_fast=True, max_length=MAX_EXAMPLES)] = []
     """Items that are right, and further texts; no images."""
-    negative: Annotated[list[Mark], Field(max_length=MAX_EXAMPLES)] = []
+    negative: Annotated[list[Mark], Field(fail_fast=True, max_length=MAX_EXAMPLES)] = []
     """Items and texts that are not meant."""
     link: Annotated[str, Field(max_length=MAX_TEXT)] = ""
     """Text of the client, such as the address of its page; it is returned as it is."""
@@ -61,7 +61,7 @@ def searches(tenant: CurrentTenant, collection: Named = None) -> SavedSearchList
     served = tenant.collection(collection)
     saved = SavedSearches(served.engine)
     known = saved.read()
-    tenant.charge(texts=sum(bool(search.text) for search in known.values()))
+    tenant.charge(searches=len(known), texts=sum(search.texts for search in known.values()))
     items = [_item(name, search, saved.count_new(search)) for name, search in known.items()]
     return SavedSearchList(collection=served.name, searches=items)
 
@@ -77,7 +77,10 @@ def save(name: NewName, body: SearchToSave, tenant: Writer) -> SavedSearchItem:
         filter=filter_of(tenant, body),
         link=body.link,
     )
-    SavedSearches(served.engine).save(name, search)
+    tenant.charge(texts=search.texts)
+    tenant.count_bytes(len(name) + len(search.model_dump_json(exclude_defaults=True)))
+    with served.writing():
+        SavedSearches(served.engine).save(name, search)
     tenant.record("save search", served.name, name=name)
     return _item(name, search, 0)
 

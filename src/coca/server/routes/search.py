@@ -103,8 +103,8 @@ class SearchRequest(Scope, ImageReference):
 
     text: Text | None = None
     weight: Annotated[float, Field(ge=1e-6, le=10, description="Weight of `text`.")] = 1.0
-    positive: Annotated[list[Example], Field(max_length=MAX_EXAMPLES)] = []
-    negative: Annotated[list[Example], Field(max_length=MAX_EXAMPLES)] = []
+    positive: Annotated[list[Example], Field(fail_fast=True, max_length=MAX_EXAMPLES)] = []
+    negative: Annotated[list[Example], Field(fail_fast=True, max_length=MAX_EXAMPLES)] = []
 
 
 class Hit(Item):

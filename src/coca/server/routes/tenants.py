@@ -1,16 +1,18 @@
-"""Tenant of a request, and bodies sent as forms."""
+"""Tenant of a request, and its body: parsed and validated before FastAPI, off the event loop."""
 
-import base64
 import json
+import math
+import re
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias, get_type_hints
 
+from anyio import to_thread
 from fastapi import Depends, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
-from starlette.datastructures import UploadFile
-from starlette.types import Message
+from pydantic import BaseModel, ValidationError
+from starlette.types import Scope
 
 from coca.core.errors import ConfigError
 from coca.server.bodies import ImageReference
@@ -21,9 +23,13 @@ from coca.server.keys import KeyConfig, requests_of
 from coca.server.middleware import bounded, check_values
 from coca.server.service import Service
 
-# Convert forms with an image file, `curl -F image=@cat.png`, to the JSON bodies of the routes.
+# Bodies: JSON, and forms with an image file, `curl -F image=@cat.png`.
 
 
+_JSON = re.compile(r"application/(?:.+\+)?json")
+_SMALL_BYTES = 16_384
+"""Maximum size of a body that is parsed on the event loop: a thread would take longer."""
+_MAX_DIGITS = 64
 _MAX_FIELDS = 64
 _MAX_FIELD_BYTES = 1_000_000
 """Maximum size of all fields without the file, in bytes, as of a JSON body without images."""
@@ -31,40 +37,112 @@ _FILE_FIELDS = frozenset({"image", "file"})
 """Names of parts that are the image."""
 
 
-async def with_json(request: Request, body: type[BaseModel]) -> Request:
-    """Return the request with its form as JSON.
+async def _received(request: Request, kind: type[BaseModel]) -> "_Received | None":
+    """Receive the body of a request; None if it is empty."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type == "multipart/form-data":
+        fields, file_name = await _fields(request)
+        size = sum(map(len, fields.values()))
+        return _Received(request.scope, size, lambda: _from_form(fields, file_name, kind))
+    if not (content := await request.body()):
+        return None
+    # Other media types are sent without a question by pages of other sites.
+    parse = _from_json if _JSON.fullmatch(media_type) else _refused
+    return _Received(request.scope, len(content), lambda: parse(content, kind))
 
-    The file becomes a data URI. A field that may be a text stays as it is; others, such as numbers
-    and lists, are JSON.
-    """
-    properties = body.model_json_schema().get("properties", {})
-    values: dict[str, Any] = {}
-    async with request.form(max_files=1, max_fields=_MAX_FIELDS) as form:
-        fields = [value for _, value in form.multi_items() if isinstance(value, str)]
-        if sum(map(len, fields)) > _MAX_FIELD_BYTES:
-            raise HTTPException(
-                413, f"the fields of a form must have at most {_MAX_FIELD_BYTES:,} characters"
+
+@dataclass(frozen=True)
+class _Received:
+    """A body that is not parsed yet."""
+
+    scope: Scope
+    size: int
+    build: Callable[[], BaseModel]
+
+    async def request(self) -> Request:
+        """Parse and validate the body; FastAPI passes it on as it is.
+
+        FastAPI would do both on the event loop, where no other request is answered meanwhile.
+        """
+        try:
+            body = (
+                await to_thread.run_sync(self.build) if self.size > _SMALL_BYTES else self.build()
             )
-        # Before any field is parsed, which blocks all other requests.
-        check_values("".join(fields).encode())
+        except ValidationError as error:
+            faults = error.errors(include_url=False, include_context=False, include_input=False)
+            raise RequestValidationError(
+                [{**fault, "loc": ("body", *fault["loc"])} for fault in faults]
+            ) from error
+        kept = [pair for pair in self.scope["headers"] if pair[0] != b"content-type"]
+        headers = [*kept, (b"content-type", b"application/json")]
+        return _ValidRequest({**self.scope, "headers": headers}, body)
+
+
+class _ValidRequest(Request):
+    """Request with a valid body."""
+
+    def __init__(self, scope: Scope, body: BaseModel) -> None:
+        super().__init__(scope)
+        self._valid = body
+
+    async def body(self) -> bytes:
+        """Return what is not empty, so that FastAPI takes the JSON."""
+        return b"{}"
+
+    async def json(self) -> BaseModel:
+        """Return the valid body."""
+        return self._valid
+
+
+def _from_json(content: bytes, kind: type[BaseModel]) -> BaseModel:
+    check_values(content)
+    try:
+        values = json.loads(content, parse_float=_number, parse_int=_whole)
+    except (ValueError, RecursionError) as error:
+        sentence = f"the body is not JSON: {error}" if str(error) else "the body is not JSON"
+        raise HTTPException(400, sentence) from None
+    return kind.model_validate(values)
+
+
+def _refused(content: bytes, kind: type[BaseModel]) -> BaseModel:
+    """Report that bytes of another media type are not a body."""
+    return kind.model_validate(content)
+
+
+async def _fields(request: Request) -> tuple[dict[str, str | bytes], str]:
+    """Read the fields of a form, with its file as the field `image`, and the name of the file."""
+    fields: dict[str, str | bytes] = {}
+    file_name = ""
+    async with request.form(max_files=1, max_fields=_MAX_FIELDS) as form:
         for name, value in form.multi_items():
-            if not isinstance(value, UploadFile):
-                values[name] = _parsed(value, properties.get(name, {}))
+            if isinstance(value, str):
+                fields[name] = value
                 continue
             if name not in _FILE_FIELDS:
                 raise HTTPException(400, f"the file must be the field image, got {name[:64]!r}")
-            encoded = base64.b64encode(await value.read()).decode()
-            values["image"] = f"data:{value.content_type or ''};base64,{encoded}"
-            if "name" in properties and value.filename:
-                values.setdefault("name", value.filename[:255])
-    content = json.dumps(values).encode()
+            fields["image"] = await value.read()
+            file_name = (value.filename or "")[:255]
+    return fields, file_name
 
-    async def receive() -> Message:
-        return {"type": "http.request", "body": content, "more_body": False}
 
-    kept = [pair for pair in request.scope["headers"] if pair[0] != b"content-type"]
-    headers = [*kept, (b"content-type", b"application/json")]
-    return JsonRequest({**request.scope, "headers": headers}, receive)
+def _from_form(
+    fields: Mapping[str, str | bytes], file_name: str, kind: type[BaseModel]
+) -> BaseModel:
+    """Validate a form: a field that may be a text stays as it is, others are JSON."""
+    texts = [value for value in fields.values() if isinstance(value, str)]
+    if sum(map(len, texts)) > _MAX_FIELD_BYTES:
+        raise HTTPException(
+            413, f"the fields of a form must have at most {_MAX_FIELD_BYTES:,} characters"
+        )
+    check_values("".join(texts).encode())
+    properties = kind.model_json_schema().get("properties", {})
+    values = {
+        name: _parsed(value, properties.get(name, {})) if isinstance(value, str) else value
+        for name, value in fields.items()
+    }
+    if "name" in properties and file_name:
+        values.setdefault("name", file_name)
+    return kind.model_validate(values)
 
 
 def _parsed(text: str, schema: Mapping[str, Any]) -> Any:
@@ -78,17 +156,15 @@ def _parsed(text: str, schema: Mapping[str, Any]) -> Any:
         return text
 
 
-class JsonRequest(Request):
-    """Request in whose JSON 2.0 is a whole number, as in JSON Schema."""
+def _number(text: str) -> int | float:
+    """Parse a number with a point or an exponent: 2.0 is whole, as in JSON Schema."""
+    number = float(text)
+    return int(number) if abs(number) < 2**63 and number.is_integer() else number
 
-    async def json(self) -> Any:
-        """Parse the body."""
 
-        def number(text: str) -> int | float:
-            found = float(text)
-            return int(found) if abs(found) < 2**63 and found.is_integer() else found
-
-        return json.loads(await self.body(), parse_float=number)
+def _whole(text: str) -> int | float:
+    """Parse a whole number; the time for its digits is quadratic, and no field takes so many."""
+    return int(text) if len(text) <= _MAX_DIGITS else math.inf
 
 
 # Tenant of a request: its key is checked before its body is read.
@@ -131,10 +207,10 @@ class Tenant:
             action, key=self.name, address=self.address, collection=collection, **details
         )
 
-    def charge(self, *, texts: int = 0, images: int = 0, captions: int = 0, pairs: int = 0) -> None:
+    def charge(self, **work: int) -> None:
         """Count the work of a request before it is done; see `requests_of`."""
         if self.key is not None:
-            counted = requests_of(texts=texts, images=images, captions=captions, pairs=pairs)
+            counted = requests_of(**work)
             if counted > 1:
                 self.service.keys.charge(self.key, counted - 1)
 
@@ -176,17 +252,13 @@ class KeyedRoute(APIRoute):
             if "tenant" not in parameters:
                 return await handle(request)
             tenant = request.state.tenant = tenant_of(request, counted=self.is_counted)
-            receive = request.receive
+            receive, received = request.receive, None
             if body is not None:
                 if body.max_bytes is not None:
                     receive = bounded(receive, body.max_bytes)
-                request = JsonRequest(request.scope, receive)
-                kind = request.headers.get("content-type", "")
-                if kind.startswith("multipart/form-data"):
-                    request = await with_json(request, body)
-                check_values(await request.body())
+                received = await _received(request := Request(request.scope, receive), body)
             async with tenant.service.places.place(tenant.key, receive):
-                return await handle(request)
+                return await handle(await received.request() if received else request)
 
         return checked
 
