@@ -65,8 +65,8 @@ class PageConfig(Config):
 
     uri: str = ""
     """Path of a SQLite file or URI of Milvus with the collection; empty: as for `coca search`."""
-    collection: str = "pictures"
-    """Name of the collection."""
+    collection: str | None = None
+    """Name of the collection; null: the only one, else `pictures`."""
     token: str = ""
     """Token of the Milvus server."""
     packages: Path | None = None
@@ -100,7 +100,7 @@ def write(
         vectors = np.stack([record.vector for record in records])
         (unfinished / "vectors.bin").write_bytes(vector_bytes(vectors))
         items, missing = write_items(unfinished, records, progress=progress)
-        about = {"title": config.collection, "embed_dim": size, "items": items}
+        about = {"title": collection.info.collection, "embed_dim": size, "items": items}
         (unfinished / "collection.json").write_text(
             json.dumps(about, ensure_ascii=False), encoding="utf-8"
         )
