@@ -45,6 +45,19 @@ def labelled(image: Image.Image) -> Image.Image:
     return image
 
 
+def barred(image: Image.Image, *, both: bool) -> Image.Image:
+    """Put a caption on a bar below the image, or on bars above and below, as memes have them."""
+    bar = image.height // 5
+    size = image.width, image.height + (2 * bar if both else bar)
+    whole = Image.new("RGB", size, "black" if both else "white")
+    whole.paste(image, (0, bar if both else 0))
+    font = ImageFont.load_default(size=max(8, bar // 3))
+    for top in (0, size[1] - bar) if both else (size[1] - bar,):
+        place = 0.05 * image.width, top + 0.3 * bar
+        ImageDraw.Draw(whole).text(place, "WHEN YOU FORGET the milk", "grey", font)
+    return whole
+
+
 CHANGES: dict[str, Callable[[Image.Image, np.random.Generator], Image.Image]] = {
     "half the size": lambda image, _: ImageOps.scale(image, 0.5),
     "quarter of the size": lambda image, _: ImageOps.scale(image, 0.25),
@@ -53,6 +66,8 @@ CHANGES: dict[str, Callable[[Image.Image, np.random.Generator], Image.Image]] = 
     "crop to 95 % of each side": lambda image, random: cropped(image, 0.95, random),
     "crop to 80 %": lambda image, random: cropped(image, 0.8, random),
     "text over": lambda image, _: labelled(image),
+    "text on a bar below": lambda image, _: barred(image, both=False),
+    "text on bars above and below": lambda image, _: barred(image, both=True),
     "mirrored": lambda image, _: ImageOps.mirror(image),
 }
 KINDS = {name: "same image" if n < 4 else "part or edit" for n, name in enumerate(CHANGES)}

@@ -58,7 +58,7 @@ def test_too_many_pixels_are_known_before_they_are_decoded() -> None:
     content = encoded(40, 30)
     assert decode_plain_webp(content, max_pixels=1199) is None
     assert decode_plain_webp(content, max_pixels=1200) is not None
-    with pytest.raises(DataError, match="40 x 30 pixels, but at most 1,199") as it:
+    with pytest.raises(DataError, match="40 x 30 pixels") as it:
         decode(content, max_pixels=1199)
     assert it.value.reason == "too_large"
 

@@ -41,3 +41,10 @@ def test_a_service_ends_while_it_reads(
         service.read_ahead()
         service.read_ahead()
     assert service.reading in (0, 1)
+
+
+def test_a_service_without_named_collections_serves_the_default(
+    uri: str, predictor: Predictor, settings: ServerSettings
+) -> None:
+    with open_service(uri, None, settings, model=predictor) as service:
+        assert list(service.collections) == ["pictures"]

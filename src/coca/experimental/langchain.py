@@ -72,7 +72,7 @@ class CoCaRetriever(BaseRetriever):
         cls,
         uri: str,
         *,
-        collection: str = "pictures",
+        collection: str | None = None,
         model: BasePredictor | None = None,
         token: str = "",
         k: int = 4,
@@ -82,7 +82,7 @@ class CoCaRetriever(BaseRetriever):
 
         Args:
             uri: Path of a SQLite file, or address of a Milvus server.
-            collection: Name of the collection.
+            collection: Name of the collection; default: the only one, else `pictures`.
             model: The model; default: the model that the collection names.
             token: `"user:password"` or an API key, if the server requires one.
             k: Maximum number of documents.

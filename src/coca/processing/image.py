@@ -30,16 +30,16 @@ from torch import Tensor
 from coca.core.config.frozen_config import Config
 from coca.runtime.image_file import (
     MAX_PIXELS,
+    REDUCED_PIXELS,
     ImageSource,
     Stream,
-    check_size,
     check_type,
     decoder_warnings_ignored,
-    draft,
     image_errors,
     image_name,
     is_turned,
     opened,
+    prepare,
     trim_border,
     upright_rgb,
 )
@@ -56,19 +56,28 @@ def decode(
 ) -> UInt8[Tensor, "3 H W"]:
     """Decode an image to upright RGB pixels, 0 to 255.
 
-    EXIF orientation is applied, and transparency is blended with white. 16-bit gray keeps its high
-    byte, as Pillow does for 16-bit colour. The first frame of an animation is decoded. Colour
-    profiles are not applied. Float arrays are rejected, since their value of white is ambiguous.
+    Above 50 million pixels, the sides are divided by a whole number, and a JPEG is decoded at a
+    half, a quarter or an eighth. EXIF orientation is applied, and transparency is blended with
+    white. 16-bit gray keeps its high byte, as Pillow does for 16-bit colour. The first frame of an
+    animation is decoded. Colour profiles are not applied. Float arrays are rejected, since their
+    value of white is ambiguous.
+
+    Args:
+        source: A path, the bytes of a file, a PIL image or an array.
+        max_pixels: Maximum number of decoded pixels. A JPEG may have 400 million, unless it is
+            progressive.
+        at_least: Minimum of the shorter side of a JPEG that is decoded at reduced scale, in pixels;
+            default: the full size, up to 50 million pixels.
     """
     check_type(source)
     if isinstance(source, bytes):
-        plain = decode_plain_webp(source, max_pixels=max_pixels)
+        plain = decode_plain_webp(source, max_pixels=min(max_pixels, REDUCED_PIXELS))
         if plain is not None:
             return plain
     name = image_name(source)
     with image_errors(name), opened(source, name) as (image, stream):
-        check_size(image, name, max_pixels)
-        if stream is not None and not draft(image, at_least) and not is_turned(image):
+        is_reduced = prepare(image, stream, name, max_pixels=max_pixels, at_least=at_least)
+        if stream is not None and not is_reduced and not is_turned(image):
             pixels = _decode_plain_jpeg(image, stream)
             if pixels is not None:
                 return pixels

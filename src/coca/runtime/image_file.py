@@ -7,11 +7,12 @@ Dimensions: H, W the image's height and width; h, w those of a part.
 """
 
 import io
+import math
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -31,6 +32,8 @@ from coca.core.registry import Registry
 _lock = threading.Lock()
 _readers = 0
 _filters = ExitStack()
+_large = threading.Lock()
+"""Taken while an image above `REDUCED_PIXELS` is loaded."""
 
 
 @contextmanager
@@ -61,8 +64,8 @@ def decoder_warnings_ignored() -> Iterator[None]:
 
 def _reset() -> None:
     """Reset the state in a forked process, which has no other readers and no held lock."""
-    global _lock, _readers, _filters
-    _lock, _readers, _filters = threading.Lock(), 0, ExitStack()
+    global _lock, _readers, _filters, _large
+    _lock, _readers, _filters, _large = threading.Lock(), 0, ExitStack(), threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -74,8 +77,14 @@ ImageSource: TypeAlias = bytes | str | Path | Image.Image | NDArray[Any]
 
 Stream: TypeAlias = io.BytesIO | io.BufferedReader
 
-MAX_PIXELS = 50_000_000
-"""Default limit of height times width; no effect above Pillow's own limit."""
+REDUCED_PIXELS = 50_000_000
+"""Number of pixels above which an image is reduced by a whole factor, so that no caller reads more.
+A JPEG is decoded at a half, a quarter or an eighth of its sides, which takes no more memory."""
+MAX_PIXELS = 200_000_000
+"""Default limit of decoded pixels: 1.2 GB of memory, and twice that with transparency. Images above
+`REDUCED_PIXELS` are decoded one after the other."""
+MAX_JPEG_PIXELS = 400_000_000
+"""Default limit of a JPEG that is decoded at reduced scale; cameras of phones make 200 million."""
 MAX_SIDE_PX = 65_535
 """The limit of JPEG. Resizing longer strips is slow and takes much memory."""
 
@@ -85,7 +94,7 @@ Box: TypeAlias = tuple[int, int, int, int]
 TRIM_TOLERANCE = 12
 """Largest difference of an empty border from its corner, in grey levels (0 to 255)."""
 MAX_SQUARE_PX = 7_071
-"""Largest side of the square that trimming pads to: 50 million pixels, as `MAX_PIXELS`."""
+"""Largest side of the square that trimming pads to: 50 million pixels, as `REDUCED_PIXELS`."""
 _STRIP_PIXELS = 1 << 19
 """Number of pixels that are compared at once: a large image would take five times its size."""
 
@@ -114,9 +123,7 @@ def read_image(
     check_type(source)
     name = image_name(source)
     with image_errors(name), opened(source, name) as (image, stream):
-        check_size(image, name, max_pixels)
-        if stream is not None:
-            draft(image, at_least)
+        prepare(image, stream, name, max_pixels=max_pixels, at_least=at_least)
         return upright_rgb(image, name)
 
 
@@ -139,7 +146,13 @@ def image_errors(name: str) -> Iterator[None]:
     except DataError:
         raise
     except Image.DecompressionBombError as error:
-        raise DataError(f"{name} is too large: {error}", reason="too_large") from error
+        # Pillow checks WebP and the tiles of TIFF itself, before our check can read the size.
+        limit = (Image.MAX_IMAGE_PIXELS or 0) * 2 // 1_000_000
+        raise DataError(
+            f"{name} is too large: the limit for WebP, and for a tile of TIFF, is {limit:,} "
+            "megapixels",
+            reason="too_large",
+        ) from error
     except Exception as error:
         if isinstance(error, MemoryError) or "out of memory" in str(error):
             sentence = f"{name} is too large: it needs more memory than there is"
@@ -149,15 +162,6 @@ def image_errors(name: str) -> Iterator[None]:
         # The text of an error of the system has its number and the path of a file.
         shown = error.strerror if isinstance(error, OSError) and error.errno else error
         raise DataError(f"{name} is {reason}: {shown}", reason=reason) from error
-
-
-def draft(image: Image.Image, at_least: int | None) -> bool:
-    """Let a JPEG be decoded at a fraction of its size; return whether the request applies."""
-    if at_least is None or min(image.size) < 2 * at_least:
-        return False
-    # No effect on other formats than JPEG.
-    image.draft(None, (at_least, at_least))
-    return True
 
 
 def image_name(source: ImageSource) -> str:
@@ -191,7 +195,7 @@ def opened(source: ImageSource, name: str) -> Iterator[tuple[Image.Image, Stream
                 yield image, preview
             return
         try:
-            image = Image.open(stream, formats=formats_of(head))
+            image = _open(stream, formats_of(head))
         except MissingExtraError as error:
             raise DataError(f"{name} is a HEIF image: {error}", reason="missing_extra") from error
         except UnidentifiedImageError as error:
@@ -206,6 +210,21 @@ def opened(source: ImageSource, name: str) -> Iterator[tuple[Image.Image, Stream
             return
         with image:
             yield image, stream
+
+
+def _open(stream: Stream, formats: Sequence[str]) -> Image.Image:
+    """Open an image as Pillow does, but leave the limit of its pixels to `prepare`."""
+    try:
+        return Image.open(stream, formats=tuple(formats))
+    except Image.DecompressionBombError:
+        # At reduced scale a JPEG above Pillow's limit takes little memory; errors need the size.
+        stream.seek(0)
+        head = stream.read(16)
+        for factory, accept in map(Image.OPEN.__getitem__, formats):
+            if accept is None or accept(head) is True:
+                stream.seek(0)
+                return factory(stream, "")
+        raise
 
 
 FileDecoder: TypeAlias = Callable[[Stream, str], Image.Image | None]
@@ -250,7 +269,7 @@ def _raw_preview(stream: Stream, name: str) -> tuple[Image.Image, Stream | None]
         ) from error
     if found.format == rawpy.ThumbFormat.JPEG:
         preview = io.BytesIO(found.data)
-        image: Image.Image = Image.open(preview, formats=("JPEG",))
+        image = _open(preview, ("JPEG",))
     else:
         preview, image = None, Image.fromarray(found.data)
         # A JPEG without Exif gets it from LibRaw.
@@ -303,17 +322,110 @@ def _from_array(array: NDArray[Any], name: str) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def check_size(image: Image.Image, name: str, max_pixels: int) -> None:
-    """Raise a `DataError` if the header gives no pixels or too many."""
+def prepare(
+    image: Image.Image,
+    stream: Stream | None,
+    name: str,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    at_least: int | None = None,
+) -> bool:
+    """Check the size in the header, and let a JPEG be decoded at a fraction of its size.
+
+    Args:
+        image: The image, not loaded yet.
+        stream: Its file; None for an image in memory.
+        name: The image in messages.
+        max_pixels: Limit of decoded pixels, which are those of the fraction for a JPEG.
+        at_least: Minimum of the shorter side of the fraction, in pixels; None: full size up to
+            `REDUCED_PIXELS`.
+
+    Returns:
+        Whether a fraction will be decoded.
+
+    Raises:
+        DataError: The image has no pixels or too many.
+    """
     width, height = image.size
     if width < 1 or height < 1:
         raise DataError(f"{name} is empty: {width} x {height} pixels", reason="empty")
-    if width * height > max_pixels or max(width, height) > MAX_SIDE_PX:
+    kind, limit = image.format or "images in memory", max_pixels
+    is_reduced = False
+    if stream is not None and kind in ("JPEG", "MPO"):
+        _draft(image, at_least)
+        is_reduced = image.size != (width, height)
+        kind = "JPEG"
+        if is_reduced and image.width * image.height <= max_pixels < width * height:
+            if _is_sequential(stream):
+                limit = max(MAX_JPEG_PIXELS, max_pixels)
+            else:
+                kind = "progressive JPEG"
+    sides = f"{name} is too large: {width:,} x {height:,} pixels"
+    if width * height > limit:
+        # Rounded up, so that it exceeds the limit also in print.
+        count = math.ceil(width * height / 100_000) / 10
         raise DataError(
-            f"{name} is too large: {width:,} x {height:,} pixels, but at most {max_pixels:,} "
-            f"in all and {MAX_SIDE_PX:,} a side are read",
+            f"{sides} are {count:,.10g} megapixels; the limit for {kind} is {limit / 1e6:,.10g}",
             reason="too_large",
         )
+    if max(width, height) > MAX_SIDE_PX:
+        raise DataError(f"{sides}; the limit of a side is {MAX_SIDE_PX:,}", reason="too_large")
+    return is_reduced
+
+
+def _draft(image: Image.Image, at_least: int | None) -> None:
+    """Select the scale of a JPEG: the smallest above `at_least` pixels, if that is given."""
+    width, height = image.size
+    scale = next((s for s in (1, 2, 4) if _reduced_pixels(image, s) <= REDUCED_PIXELS), 8)
+    if at_least is not None and min(width, height) >= max(scale, 2) * at_least:
+        image.draft(None, (at_least, at_least))
+    elif scale > 1:
+        image.draft(None, (max(1, width // scale), max(1, height // scale)))
+
+
+def _reduced_pixels(image: Image.Image, factor: int) -> int:
+    return -(-image.width // factor) * -(-image.height // factor)
+
+
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""Markers of JPEG that begin a frame (SOF); 0xC0 and 0xC1 are sequential with Huffman codes."""
+_SCAN = 0xDA
+
+
+def _is_sequential(stream: Stream) -> bool:
+    """Return whether a JPEG is decoded row by row; the stream's position is unchanged.
+
+    The coefficients of progressive files, and of files with a scan for each channel, are all in
+    memory, up to 8 bytes for each pixel of the full size.
+    """
+    position = stream.tell()
+    try:
+        stream.seek(2)
+        channels = 0
+        while len(head := stream.read(4)) == 4 and head[0] == 0xFF:
+            if head[1] == 0xFF:
+                # Any marker may begin with fill bytes.
+                stream.seek(-3, os.SEEK_CUR)
+                continue
+            body = stream.read(int.from_bytes(head[2:], "big") - 2)
+            if head[1] in _FRAMES:
+                if head[1] > 0xC1:
+                    return False
+                channels = body[5]
+            elif head[1] == _SCAN:
+                return body[0] == channels
+        return False
+    except (IndexError, ValueError):
+        return False
+    finally:
+        stream.seek(position)
+
+
+def size_of(source: ImageSource) -> tuple[int, int]:
+    """Return width and height of an image at its full size, upright, in pixels."""
+    name = image_name(source)
+    with image_errors(name), opened(source, name) as (image, _):
+        return upright_size(image)
 
 
 def is_turned(image: Image.Image) -> bool:
@@ -337,18 +449,29 @@ def _orientation(image: Image.Image) -> int:
 
 
 def upright_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Load an image, blend it with white, and apply its EXIF orientation."""
-    rgb = _rgb(image, name)
+    """Load an image, blend it with white, and apply its EXIF orientation.
+
+    Above `REDUCED_PIXELS`, its sides are divided by a whole number.
+    """
+    with _large if _pixels_in_memory(image) > REDUCED_PIXELS else nullcontext():
+        rgb = _rgb(image, name)
     # Read again: Pillow applies the orientation of a TIFF while loading it.
     turn = _UPRIGHT.get(_orientation(image))
     return rgb if turn is None else rgb.transpose(turn)
+
+
+def _pixels_in_memory(image: Image.Image) -> int:
+    """Count the pixels that decoding keeps: of progressive JPEG files at their full size."""
+    configuration = getattr(image, "decoderconfig", None)
+    scale = configuration[0] if configuration and "progressive" in image.info else 1
+    return image.width * image.height * scale**2
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:
     image.load()
     if image.mode.startswith("I;16"):
         gray = np.asarray(image) >> 8
-        return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
+        return _reduced(Image.fromarray(gray.astype(np.uint8))).convert("RGB")
     if image.mode in ("I", "F", "LAB"):
         raise DataError(
             f"{name} has pixels of the kind {image.mode!r}, which have no agreed black and "
@@ -356,11 +479,20 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
             reason="unsupported",
         )
     if not image.has_transparency_data:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
+        # Palettes and others cannot be averaged.
+        is_plain = image.mode in ("L", "RGB", "CMYK")
+        return _reduced(image if is_plain else image.convert("RGB")).convert("RGB")
+    image = _reduced(image.convert("RGBA"))
     white = Image.new("RGB", image.size, "white")
     white.paste(image, mask=image.getchannel("A"))
     return white
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    factor = 1
+    while _reduced_pixels(image, factor) > REDUCED_PIXELS:
+        factor += 1
+    return image if factor == 1 else image.reduce(factor)
 
 
 def trim_border(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:

@@ -186,11 +186,15 @@ class Store(Protocol):
         """
         ...
 
-    def open(self, collection: str) -> Collection:
+    def open(self, collection: str | None = None) -> Collection:
         """Open a collection.
 
+        Args:
+            collection: Its name; default: see `default_collection`.
+
         Raises:
-            SearchError: There is no such collection; the message lists those that there are.
+            SearchError: There is no such collection, or no default; the message lists those that
+                there are.
         """
         ...
 
@@ -267,6 +271,36 @@ def check_characters(collection: str) -> None:
             f"{collection!r} cannot name a collection: use at most 240 letters, digits and _, "
             "and begin with a letter or _"
         )
+
+
+DEFAULT_COLLECTION = "pictures"
+"""Name of the first collection of a store, unless another is given."""
+CLASSES_COLLECTION = "classes"
+"""Default name of the collection of class embeddings."""
+_UNFINISHED = re.compile(r"(_new)?_[0-9a-f]{8}")
+"""End of the name of a collection of an interrupted `reindex`, or of a killed process on Milvus."""
+
+
+def default_collection(store: Store) -> str:
+    """Return the collection of callers that name none: `pictures`, else the only one of images.
+
+    Raises:
+        SearchError: There are several others.
+    """
+    if store.has(DEFAULT_COLLECTION):
+        return DEFAULT_COLLECTION
+    listed = {info.collection for info in store.list()} - {CLASSES_COLLECTION}
+    names = sorted(
+        name
+        for name in listed
+        if not any(_UNFINISHED.fullmatch(name.removeprefix(other)) for other in listed)
+    )
+    if len(names) > 1:
+        raise SearchError(
+            f"{store.uri} has the collections {', '.join(names)}, and none of them is "
+            f"{DEFAULT_COLLECTION!r}: specify one (--collection)"
+        )
+    return names[0] if names else DEFAULT_COLLECTION
 
 
 def missing_collection(uri: str, collection: str, names: Sequence[str]) -> SearchError:

@@ -13,7 +13,7 @@ from typing import Any
 
 from coca.core.errors import ArgumentError, SearchError
 from coca.search.records import check_same_model
-from coca.search.store import Collection, Store, check_characters
+from coca.search.store import Collection, Store, check_characters, default_collection
 
 ADDRESSES = ("http://", "https://", "tcp://", "unix:", "milvus-lite:")
 """Beginnings of the URIs of Milvus; any other URI is the path of a SQLite file."""
@@ -119,7 +119,7 @@ def open_or_create(
 @contextmanager
 def open_collection(
     uri: str,
-    collection: str = "pictures",
+    collection: str | None = None,
     *,
     token: str = "",
     embed_dim: int | None = None,
@@ -132,7 +132,7 @@ def open_collection(
 
     Args:
         uri: Path of a SQLite file, or address of Milvus, see `open_store`.
-        collection: Name: letters, digits and `_`.
+        collection: Name: letters, digits and `_`; default: see `default_collection`.
         token: `"user:password"` or an API key, for servers with authentication.
         embed_dim: Vector size; required to create a collection, otherwise checked if given.
         fingerprint: Fingerprint of the model of its vectors; as `embed_dim`.
@@ -144,6 +144,8 @@ def open_collection(
         SearchError: It is missing, unreachable, or has another model's vectors.
     """
     with open_store(uri, token=token, create=create) as store:
+        if collection is None:
+            collection = default_collection(store)
         if create and not store.has(collection):
             if embed_dim is None or not fingerprint:
                 raise SearchError(

@@ -22,7 +22,7 @@ from coca.search.query.engine import SearchEngine
 from coca.search.query.originals import read_original
 from coca.search.records import PATH, CollectionInfo, Record, check_same_model, series_of
 from coca.search.search_options import SearchOptions
-from coca.search.store import Collection
+from coca.search.store import Collection, default_collection
 from coca.search.stores import open_or_create, open_store
 from coca.server.audit import AuditLog
 from coca.server.collections.catalog import Catalog
@@ -201,7 +201,7 @@ def _check_key(served: AnyOf[str], key: KeyConfig) -> None:
 @contextmanager
 def open_service(
     uri: str,
-    collections: Sequence[str],
+    collections: Sequence[str] | None,
     settings: ServerSettings,
     *,
     token: str = "",
@@ -211,13 +211,18 @@ def open_service(
     keys: Mapping[str, KeyConfig] | None = None,
     key_file: KeyFile | None = None,
 ) -> Iterator[Service]:
-    """Open collections together with the model that filled them, and close them at the end."""
-    if not collections:
+    """Open collections together with the model that filled them, and close them at the end.
+
+    None is the default collection of the store; see `default_collection`.
+    """
+    if collections is not None and not collections:
         raise ConfigError("there is no collection to serve: name at least one")
     if create and model is None:
         raise ConfigError("a model must be named to create collections: pass --model")
     with ExitStack() as stack:
         store = stack.enter_context(open_store(uri, token=token, create=create))
+        if collections is None:
+            collections = [default_collection(store)]
         if create:
             assert model is not None
             predictor = _loaded(model, execution)

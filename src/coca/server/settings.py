@@ -29,7 +29,8 @@ class ServerSettings(Config):
     """Maximum size of all request bodies above 64 KB that are in progress, in MB; a further body
     gets status 503. A request with an image takes three times the size of its body."""
     max_pixels: Annotated[int, Field(ge=1)] = 50_000_000
-    """Maximum number of pixels of an image in a request."""
+    """Maximum number of decoded pixels of an image. JPEG files of up to 400 million are decoded at
+    reduced scale."""
     body_timeout_s: Annotated[float, Field(gt=0)] = 30.0
     """Maximum time for a request body, and for each further MB of it, in seconds; a slower body
     gets status 408. A client that reads nothing of its response for as long is disconnected."""

@@ -19,6 +19,24 @@ def test_a_collection_is_listed_and_described(run: Run, run_json: RunJson, fille
     assert " MB" in run("collection", "info").stdout
 
 
+def test_the_only_collection_needs_no_name(
+    run: Run, run_json: RunJson, model: str, images: list[str]
+) -> None:
+    run("index", images[0], "-c", "holidays", "-m", model, "--no-captions")
+    assert run_json("index", images[1], "--no-captions")["collection"] == "holidays"
+    assert len(run_json("search", "red car")) == 2
+    assert run_json("collection", "info")["name"] == "holidays"
+    assert run_json("collection", "unhide")["collection"] == "holidays"
+    assert run_json("collection", "export", "--dry-run")["collection"] == "holidays"
+    assert run_json("duplicates")["count"] == 2
+    run("caption", images[0], "--set", "a boat")
+    assert run_json("migrate", "coca.db", "b.db")["collection"] == "holidays"
+    run("index", images[2], "-c", "work", "-m", model, "--no-captions")
+    for call in (["search", "red car"], ["index", images[0]], ["collection", "info"]):
+        refused = run(*call, code=1).stderr.replace("\n", " ")
+        assert "coca.db has the collections holidays, work, and none of them is" in refused
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_a_collection_of_milvus_has_indexes(

@@ -53,6 +53,21 @@ def labelled(image: Picture) -> Picture:
     return image
 
 
+def barred(image: Picture, above: float, below: float) -> Picture:
+    """Add white bars with black text, in parts of the height, and compress the image."""
+    width, height = image.size
+    whole = Image.new("RGB", (width, round(height * (1 + above + below))), "white")
+    whole.paste(image, (0, round(height * above)))
+    write = ImageDraw.Draw(whole).text
+    if above:
+        write((width // 20, 2), "WHEN YOU FORGET", "black")
+    if below:
+        write((width // 20, round(height * (1 + above)) + 2), "the milk", "black")
+    stream = io.BytesIO()
+    scaled(whole, 0.7, 0.7).save(stream, "JPEG", quality=80)
+    return Image.open(stream)
+
+
 def compared(images: list[Picture], seed: int = 0) -> Compared:
     """Hash images; images of the same place in two lists have a cosine of about 0.95."""
     random = np.random.default_rng(0)
@@ -106,6 +121,41 @@ def test_a_changed_image_is_found_and_no_other(change: Any, kind: str) -> None:
     across = near_duplicates(compared(originals), changed)
     assert kinds(across.pairs) == {(a, b - count): kind for (a, b), kind in pairs.items()}
     assert across.drop == sorted(pair[0] for pair in found.groups)
+
+
+def unlike(images: Compared, seed: int) -> Compared:
+    """Replace the vectors by others, whose cosines with the former ones are about 0."""
+    vectors = np.random.default_rng(seed).standard_normal(images.vectors.shape)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return replace(images, vectors=vectors.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("above", "below"), [(0, 0.1), (0, 0.3), (0.2, 0), (0.15, 0.15), (0, 0.9)], ids=str
+)
+def test_an_image_with_bars_is_found_at_any_cosine(above: float, below: float) -> None:
+    originals, count = photos(), len(photos())
+    # Photos of other shapes than those with bars.
+    shapes = [image.crop((0, 0, image.width, int(0.8 * image.height))) for image in originals[:10]]
+    plain = joined(compared(originals), unlike(compared(shapes), 1))
+    changed = unlike(compared([barred(image, above, below) for image in originals]), 2)
+    alone = near_duplicates(plain)
+    found = near_duplicates(joined(plain, changed))
+    pairs = {pair: kind for pair, kind in kinds(found.pairs).items() if pair[1] >= count + 10}
+    same = {(row, row + count + 10) for row in range(count)}
+    # The crops are parts of the photos, and of these with bars.
+    assert {(a, b) for a, b in pairs if a < count} <= same
+    assert len(same & pairs.keys()) >= 0.9 * count
+    assert set(pairs.values()) == {"part or edit"}
+    assert found.drop == alone.drop == []
+    # In both directions, and in other blocks.
+    for first, second in ((plain, changed), (changed, plain)):
+        across = {(pair.first, pair.second) for pair in near_duplicates(first, second).pairs}
+        turned = across if first is plain else {(b, a) for a, b in across}
+        assert {(a, b - count - 10) for a, b in pairs} == turned
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BLOCK, 7)
+        assert kinds(near_duplicates(joined(plain, changed)).pairs) == kinds(found.pairs)
 
 
 def test_the_best_of_a_group_stays_and_blocks_change_nothing() -> None:

@@ -4,6 +4,7 @@ import resource
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from coca.runtime.preprocess import MAX_SIDE, square, unresized
 from coca.search.ingest.photo_metadata import read_header
 from coca.server.errors import ServiceError
 from coca.server.images.decoding.decoder import MAX_LARGE, ProcessDecoder
+from coca.server.settings import ServerSettings
 from raw_photo import PREVIEW, raw_photo
 from server_process import child_processes
 from tiny_data import image_bytes
@@ -154,6 +156,27 @@ def test_the_pixel_limit_is_checked_before_decoding(decoder: ProcessDecoder) -> 
         with pytest.raises(DataError, match="4,001 x 1,000 pixels") as caught:
             use(stream.getvalue())
         assert caught.value.reason == "too_large"
+
+
+@pytest.mark.slow
+def test_a_photo_of_81_megapixels_is_decoded_within_the_default_limits() -> None:
+    limits = ServerSettings()
+    jpeg, png = io.BytesIO(), io.BytesIO()
+    Image.radial_gradient("L").resize((10_400, 7_800)).convert("RGB").save(jpeg, "JPEG")
+    Image.new("1", (10_400, 7_800)).save(png, "PNG")
+    with closing(
+        ProcessDecoder(
+            SETTINGS, max_pixels=limits.max_pixels, timeout_s=limits.decode_timeout_s, processes=2
+        )
+    ) as opened:
+        found = opened.decode(jpeg.getvalue())
+        small = Image.open(io.BytesIO(opened.thumbnail(jpeg.getvalue(), 512)))
+        with pytest.raises(DataError, match=r"are 81\.2 megapixels; the limit for PNG is 50"):
+            opened.decode(png.getvalue())
+    assert (found.width, found.height) == (10_400, 7_800)
+    expected = TRANSFORM.square(decode(jpeg.getvalue())).permute(1, 2, 0).numpy()
+    assert np.array_equal(found.square, expected)
+    assert small.size == (512, 384)
 
 
 @pytest.mark.slow

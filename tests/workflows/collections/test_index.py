@@ -34,6 +34,23 @@ from coca.workflows.collections.index import (
 from tiny_data import image_bytes
 
 
+@pytest.mark.slow
+def test_a_photo_of_81_megapixels_is_indexed_with_its_full_size(
+    model: Predictor, tmp_path: Path, uri: str
+) -> None:
+    path = tmp_path / "photos" / "large.jpg"
+    path.parent.mkdir()
+    Image.radial_gradient("L").resize((10_400, 7_800)).save(path)
+    assert index_images([path.parent], model, uri=uri, captions=True).report.added == 1
+    with open_collection(uri) as collection:
+        (indexed,) = collection.get(collection.ids()).values()
+        coca.SearchEngine(model, collection).add([path.read_bytes()])
+        both = list(collection.get(collection.ids()).values())
+    assert [(one.width, one.height) for one in both] == [(10_400, 7_800)] * 2
+    assert {one.perceptual_hash for one in both} == {indexed.perceptual_hash}
+    np.testing.assert_allclose(both[0].vector, both[1].vector, atol=1e-6)
+
+
 def test_tars_tables_and_folders_fill_one_collection_and_a_second_run_does_nothing(
     model: Predictor, tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

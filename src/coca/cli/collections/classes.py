@@ -19,6 +19,10 @@ Labels = Annotated[
     ),
 ]
 
+Collection = Annotated[
+    str, typer.Option("--collection", "-c", help="Name of the collection of classes.")
+]
+
 
 @app.command()
 def add(
@@ -31,7 +35,7 @@ def add(
         ),
     ] = "plain",
     uri: defaults.Uri = None,
-    collection: defaults.Collection = "classes",
+    collection: Collection = "classes",
     model: defaults.Model = None,
     *,
     execution: defaults.Run,
@@ -70,7 +74,7 @@ def add(
 def remove(
     labels: Labels,
     uri: defaults.Uri = None,
-    collection: defaults.Collection = "classes",
+    collection: Collection = "classes",
     token: defaults.Token = "",
     *,
     console: Console,
@@ -93,7 +97,7 @@ def remove(
 @app.command("list")
 def list_(
     uri: defaults.Uri = None,
-    collection: defaults.Collection = "classes",
+    collection: Collection = "classes",
     token: defaults.Token = "",
     *,
     console: Console,

@@ -22,7 +22,15 @@ app = Commands(help="List, describe, export, index and drop collections, show hi
 
 _SIDES = {"image": "images", "text": "captions"}
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the collection.")]
+Name = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="NAME",
+        help="Name of the collection. Default: the only one, else pictures.",
+        show_default=False,
+    ),
+]
+NeededName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the collection.")]
 
 
 @app.command(name="list")
@@ -54,7 +62,7 @@ def _described(info: "CollectionInfo") -> dict[str, Any]:
 
 @app.command()
 def info(
-    name: Name = "pictures",
+    name: Name = None,
     uri: defaults.Uri = None,
     token: defaults.Token = "",
     *,
@@ -105,7 +113,7 @@ def info(
 
 @app.command()
 def unhide(
-    name: Name = "pictures",
+    name: Name = None,
     ids: Annotated[
         list[str] | None, typer.Argument(metavar="ID...", help="Hidden records. Default: all.")
     ] = None,
@@ -119,6 +127,7 @@ def unhide(
     from coca.search.stores import open_collection
 
     with open_collection(defaults.search_uri(uri), name, token=token) as collection:
+        name = collection.info.collection
         hidden = collection.ids(IS_HIDDEN)
         if unknown := set(ids or ()).difference(hidden):
             raise SearchError(f"{min(unknown)!r} is not a hidden record of collection {name!r}")
@@ -130,7 +139,7 @@ def unhide(
 
 @app.command()
 def export(
-    name: Name = "pictures",
+    name: Name = None,
     *,
     out: Annotated[
         Path | None,
@@ -161,6 +170,7 @@ def export(
     from coca.workflows.collections.caption_export import export_captions
 
     with open_collection(defaults.search_uri(uri), name, token=token) as collection:
+        name = collection.info.collection
         report = export_captions(
             collection, out, generated=generated, dry_run=dry_run, progress=console.progress
         )
@@ -178,7 +188,7 @@ def export(
 
 @app.command()
 def drop(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the collection.")],
+    name: NeededName,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Drop without confirmation.")] = False,
     uri: defaults.Uri = None,
     token: defaults.Token = "",

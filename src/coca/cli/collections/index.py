@@ -32,7 +32,7 @@ def index(
         ),
     ],
     uri: defaults.Uri = None,
-    collection: defaults.Collection = "pictures",
+    collection: defaults.Collection = None,
     watch: Annotated[
         bool,
         typer.Option(
@@ -150,7 +150,7 @@ def _report(
     )
 
 
-def _where(uri: str | None, collection: str) -> list[str]:
+def _where(uri: str | None, collection: str | None) -> list[str]:
     """Return the options with which `coca search` opens the same collection."""
     named = ["--uri", uri] if uri else []
-    return named if collection == "pictures" else [*named, "--collection", collection]
+    return named if collection is None else [*named, "--collection", collection]

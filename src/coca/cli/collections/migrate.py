@@ -16,7 +16,7 @@ def migrate(
     target: Annotated[
         str, typer.Argument(metavar="TARGET", help="Path of a SQLite file, or address of Milvus.")
     ],
-    collection: defaults.Collection = "pictures",
+    collection: defaults.Collection = None,
     to_collection: Annotated[
         str | None,
         typer.Option(
@@ -54,7 +54,6 @@ def migrate(
     from coca.search import stores
     from coca.search.ingest.migrate import migrate as run
 
-    name = to_collection or collection
     settings = None
     if index_type is not None:
         if stores.is_file(target):
@@ -72,7 +71,7 @@ def migrate(
         stores.open_collection(source, collection, token=token) as old,
         stores.open_collection(
             target,
-            name,
+            to_collection or old.info.collection,
             token=to_token,
             embed_dim=old.info.embed_dim,
             fingerprint=old.info.fingerprint,
@@ -84,7 +83,7 @@ def migrate(
         with resumable():
             report = run(old, new, overwrite=overwrite, progress=console.progress)
         console.say(
-            f"all {report.records:,} records are in {name!r} of {target} "
+            f"all {report.records:,} records are in {new.info.collection!r} of {target} "
             f"({report.written:,} written now); {source} is unchanged"
         )
         if report.kept:
@@ -98,6 +97,6 @@ def migrate(
                 "written": report.written,
                 "kept": report.kept,
                 "uri": target,
-                "collection": name,
+                "collection": new.info.collection,
             }
         )

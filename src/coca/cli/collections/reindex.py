@@ -11,7 +11,7 @@ from coca.core.errors import ConfigError
 
 def reindex(
     model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="The new model.")],
-    collection: defaults.Collection = "pictures",
+    collection: defaults.Collection = None,
     skip_missing: Annotated[
         bool,
         typer.Option("--skip-missing", help="Replace the old vectors even if images are missing."),
@@ -39,6 +39,7 @@ def reindex(
     # The collection is opened first, so that its errors are raised before a model is loaded.
     with stores.open_store(uri, token=token) as store:
         old = store.open(collection)
+        collection = old.info.collection
         predictor = defaults.load_model(model, execution)
         if dimensions is not None:
             predictor = shorten(predictor, dimensions)

@@ -20,7 +20,9 @@ def serve(
     collection: Annotated[
         list[str] | None,
         typer.Option(
-            "--collection", "-c", help='Collection to serve; may be repeated. Default: "pictures".'
+            "--collection",
+            "-c",
+            help="Collection to serve; may be repeated. Default: the only one, else pictures.",
         ),
     ] = None,
     create: Annotated[
@@ -95,7 +97,7 @@ def serve(
         )
     with open_service(
         uri,
-        collection or ["pictures"],
+        collection or None,
         settings,
         token=token,
         model=model or (defaults.model_name(None) if create else os.environ.get("COCA_MODEL")),

@@ -49,7 +49,7 @@ def caption(
     ] = False,
     out: images.Out = None,
     uri: defaults.Uri = None,
-    collection: defaults.Collection = "pictures",
+    collection: defaults.Collection = None,
     token: defaults.Token = "",
     model: defaults.Model = None,
     execution: defaults.Run,

@@ -51,7 +51,14 @@ Uri = Annotated[
         "COCA_URI, else coca.db, else (searches only) the collection of the demo.",
     ),
 ]
-Collection = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
+Collection = Annotated[
+    str | None,
+    typer.Option(
+        "--collection",
+        "-c",
+        help="Name of the collection; default: the only one, else pictures.",
+    ),
+]
 IndexParams = Annotated[
     list[str] | None,
     typer.Option(

@@ -49,7 +49,7 @@ class CollectionOptions(Config):
     """Options that select the collection and the model."""
 
     uri: defaults.Uri = None
-    collection: defaults.Collection = "pictures"
+    collection: defaults.Collection = None
     model: defaults.Model = None
     token: defaults.Token = ""
 
@@ -67,7 +67,7 @@ class CollectionOptions(Config):
             execution=execution,
         )
 
-    def open_collection(self, name: str = "") -> "AbstractContextManager[Collection]":
+    def open_collection(self, name: str | None = None) -> "AbstractContextManager[Collection]":
         """Open the collection without a model, or another collection at the same URI."""
         uri = defaults.search_uri(self.uri)
         from coca.search.stores import open_collection

@@ -111,7 +111,7 @@ class Roots:
 
 
 MAX_IMAGE_BYTES = 512 << 20
-"""Largest encoded image, bytes: 50 million pixels of 16-bit RGBA take 400 MB uncompressed."""
+"""Largest encoded image, bytes. Of JPEG files, 400 million pixels take about 100 MB."""
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO",

@@ -18,7 +18,13 @@ from coca.search.milvus.connection import Connection
 from coca.search.milvus.rows import Rows
 from coca.search.milvus.schema import CollectionSettings
 from coca.search.records import CollectionInfo
-from coca.search.store import Store, check_characters, is_name, missing_collection
+from coca.search.store import (
+    Store,
+    check_characters,
+    default_collection,
+    is_name,
+    missing_collection,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +102,10 @@ class MilvusStore(Store):
             raise
         return self.open(collection)
 
-    def open(self, collection: str) -> MilvusCollection:
+    def open(self, collection: str | None = None) -> MilvusCollection:
         """Open a collection, and load it for searches; see `Store.open`."""
+        if collection is None:
+            collection = default_collection(self)
         self._own_name(collection)
         opened = MilvusCollection(self._connection, collection)
         if not opened.has_words and not self._warned:

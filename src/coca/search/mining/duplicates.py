@@ -2,7 +2,9 @@
 
 `same image`: perceptual hashes that are equal but for the noise of another size, compression or
 grey. `part or edit`: a cosine of at least 0.8, and hashes of which one is mirrored, shows a part of
-the other, or differs in few cells.
+the other, or differs in few cells; or, at any cosine, one that shows the other with bars above or
+below, such as a screenshot or an image with a caption. Its aspect ratio gives the height of the
+bars, so that the rows of the hash between them can be compared.
 
 All pairs are compared. The thresholds were chosen on photos of Flickr8k
 (`benchmarks/duplicates.py`). A cosine neither finds nor confirms a copy: that of a quarter of the
@@ -38,6 +40,13 @@ MIN_WINDOW_CORRELATION = 0.94
 """Correlation of the hash of a part with the best window of the whole."""
 EQUAL_LEVELS, MIN_EQUAL_CELLS, MIN_EDIT_CORRELATION = 4, 0.85, 0.7
 """An edited version has 85 % of its cells within 4 grey levels of those of the original."""
+MIN_BARRED_CORRELATION, MAX_BARRED_DIFFERENCE = 0.97, 12
+"""Correlation and mean difference in grey levels of an image and the rows between the bars of its
+copy. Copies have 0.97 and 11, other photos 0.94 and 17 (lab notes)."""
+MIN_CONTENT = 0.5
+"""Least part of the height between the bars."""
+_RATIO_STEP = 0.01
+"""Relative difference of the aspect ratios that are compared as one."""
 _WINDOW_SIZES = (0.95, 0.9, 0.85, 0.8, 0.75)
 _BLOCK, _CHUNK = 2_048, 1 << 14
 
@@ -122,6 +131,15 @@ def near_duplicates(
                     if others is None:
                         relatives.join(first + top, second + left)
             bar.advance(len(units[rows]), pairs=kinds["same image"].count)
+    for first, second in _barred_pairs(images, others):
+        scores = (images.vectors[first] * right.vectors[second]).sum(axis=1)
+        # The others are counted above.
+        new = scores < MIN_COSINE
+        new[~new] = ~_is_part(images, first[~new], right, second[~new])
+        first, second = first[new], second[new]
+        kinds["part or edit"].add(first, second, scores[new])
+        if others is None:
+            relatives.join(first, second)
     rank = np.arange(len(units)) if ranks is None else np.asarray(ranks)
     groups = [sorted(group, key=rank.__getitem__) for group in copies.members()]
     dropped = {row for group in groups for row in group[1:]}
@@ -187,6 +205,86 @@ def _is_part(
             mine = pairs[whole[pairs] == row]
             windows = _windows(source.hashes[row])
             found[mine] = (windows @ part[mine].T).max(axis=0) >= MIN_WINDOW_CORRELATION
+    return found
+
+
+def _barred_pairs(
+    images: Compared, others: Compared | None
+) -> Iterator[tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " P"]]]:
+    """Iterate over pairs of which one image shows the other with bars above, below or both.
+
+    Yields:
+        Rows of the first and the second images; within one set the smaller ones are first.
+    """
+    if others is None:
+        for content, barred in _with_bars(images, images):
+            yield np.minimum(content, barred), np.maximum(content, barred)
+        return
+    yield from _with_bars(images, others)
+    for content, barred in _with_bars(others, images):
+        yield barred, content
+
+
+def _with_bars(
+    images: Compared, others: Compared
+) -> Iterator[tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " P"]]]:
+    """Iterate over images and those among the others that show them between bars."""
+    shapes, other_shapes = _by_aspect_ratio(images), _by_aspect_ratio(others)
+    for ratio, rows in shapes.items():
+        check_cancelled()
+        for other_ratio, other_rows in other_shapes.items():
+            # The bars make an image higher, its content stays.
+            share = float(np.exp((ratio - other_ratio) * _RATIO_STEP))
+            if not MIN_CONTENT <= share < 1 - MAX_STRETCH:
+                continue
+            for top in range(0, len(rows), _BLOCK):
+                for left in range(0, len(other_rows), _BLOCK):
+                    first, second = rows[top : top + _BLOCK], other_rows[left : left + _BLOCK]
+                    found = np.zeros((len(first), len(second)), bool)
+                    for start in (0.0, (1 - share) / 2, 1 - share):
+                        cells = _rows_between(
+                            images.hashes[first], others.hashes[second], start, share
+                        )
+                        found |= _shows_same(*cells)
+                    for a, b in _chunks(found):
+                        yield first[a], second[b]
+
+
+def _by_aspect_ratio(images: Compared) -> dict[int, Int64[np.ndarray, " N"]]:
+    """Group rows by the logarithm of height over width, in steps; those of known sizes."""
+    known = np.flatnonzero((images.sizes > 0).all(axis=1))
+    width, height = images.sizes[known].T
+    steps = np.round(np.log(height / width) / _RATIO_STEP).astype(int)
+    return {step: known[steps == step] for step in np.unique(steps).tolist()}
+
+
+def _rows_between(
+    hashes: UInt8[np.ndarray, "A B"], others: UInt8[np.ndarray, "C B"], start: float, share: float
+) -> tuple[Float32[np.ndarray, "A R"], Float32[np.ndarray, "C R"]]:
+    """Return the grey levels that hashes have where others are between bars."""
+    end = start + share
+    rows = np.arange(SIDE)
+    # The next row to a bar is mixed with it.
+    is_clear = ((rows - 0.5 >= start * SIDE) | (start == 0)) & (
+        (rows + 1.5 <= end * SIDE) | np.isclose(end, 1)
+    )
+    clear = rows[is_clear]
+    places = ((clear + 0.5) / SIDE - start) / share * SIDE - 0.5
+    # A row of the barred image covers more than one of the other.
+    weights = np.maximum(0, 1 - np.abs(places[:, None] - rows) * share).astype(np.float32)
+    weights /= weights.sum(axis=1, keepdims=True)
+    cells = weights @ hashes.reshape(-1, SIDE, SIDE).astype(np.float32)
+    other_cells = others.reshape(-1, SIDE, SIDE)[:, clear].astype(np.float32)
+    return cells.reshape(len(hashes), -1), other_cells.reshape(len(others), -1)
+
+
+def _shows_same(
+    cells: Float32[np.ndarray, "A R"], others: Float32[np.ndarray, "C R"]
+) -> Bool[np.ndarray, "A C"]:
+    found = normalized(cells) @ normalized(others).T >= MIN_BARRED_CORRELATION
+    for first, second in _chunks(found):
+        difference = np.abs(cells[first] - others[second]).mean(axis=1)
+        found[first, second] = difference <= MAX_BARRED_DIFFERENCE
     return found
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Float64
 
 from coca.core.errors import ArgumentError, SearchError
 from coca.core.files.local_files import read_file
-from coca.runtime.image_file import read_image
+from coca.runtime.image_file import read_image, size_of
 from coca.runtime.inputs import as_images, as_texts
 from coca.search.edits import edited, undone, write_changes
 from coca.search.filters import where
@@ -165,7 +165,7 @@ class SearchEngine:
         for image, vector, caption, details in zip(
             images, vectors, captions, metadata, strict=True
         ):
-            pixels = read_image(image)
+            pixels, (width, height) = read_image(image), size_of(image)
             is_file = isinstance(image, str | Path)
             data = read_file(str(image)) if is_file else image
             content = content_id(data if isinstance(data, bytes) else pixels.tobytes())
@@ -176,8 +176,8 @@ class SearchEngine:
                     path=path,
                     content=content,
                     caption=caption,
-                    width=pixels.width,
-                    height=pixels.height,
+                    width=width,
+                    height=height,
                     metadata=details,
                     vector=vector,
                     text_vector=next(text_vectors) if caption else None,

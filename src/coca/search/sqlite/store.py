@@ -9,7 +9,7 @@ from coca.search.records import CollectionInfo
 from coca.search.sqlite import tables
 from coca.search.sqlite.collection import SqliteCollection
 from coca.search.sqlite.database import Database
-from coca.search.store import Store, check_characters, missing_collection
+from coca.search.store import Store, check_characters, default_collection, missing_collection
 
 _TABLES = frozenset(("collections", "writes", tables.SEARCHES))
 _ENDS = (*tables.SUFFIXES, *(f"_by_{column}" for column in tables.INDEXED))
@@ -69,8 +69,10 @@ class SqliteStore(Store):
             )
         return self.open(collection)
 
-    def open(self, collection: str) -> SqliteCollection:
+    def open(self, collection: str | None = None) -> SqliteCollection:
         """Open a collection; see `Store.open`."""
+        if collection is None:
+            collection = default_collection(self)
         with self._database.reading() as connection:
             info = self._existing(connection, collection).info(collection, self.uri, self.product)
         return SqliteCollection(self._database, info)

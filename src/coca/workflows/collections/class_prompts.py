@@ -10,7 +10,7 @@ from coca.core.errors import ConfigError, SearchError
 from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.inputs import ImageInput, Prediction, predictions
 from coca.search.records import CollectionInfo, check_same_model
-from coca.search.store import Collection
+from coca.search.store import CLASSES_COLLECTION, DEFAULT_COLLECTION, Collection
 from coca.workflows.collections.collection_model import infos_at, open_collection
 
 
@@ -32,7 +32,7 @@ def info_at(uri: str, collection: str, *, token: str = "") -> CollectionInfo | N
         Info of the collection; None if there is none at `uri`.
     """
     infos = infos_at(uri, token=token)
-    for name in (collection, "pictures"):
+    for name in (collection, DEFAULT_COLLECTION):
         if name in infos:
             return infos[name]
     if len({info.fingerprint for info in infos.values()}) > 1:
@@ -58,7 +58,7 @@ def check_classes_model(info: CollectionInfo, predictor: BasePredictor) -> None:
 def open_classes(
     predictor: BasePredictor,
     uri: str,
-    collection: str = "classes",
+    collection: str = CLASSES_COLLECTION,
     *,
     token: str = "",
     create: bool = False,

@@ -54,7 +54,7 @@ def fitted(model: E, info: CollectionInfo | None) -> E:
 def open_collection(
     model: BasePredictor,
     uri: str,
-    collection: str = "pictures",
+    collection: str | None = None,
     *,
     token: str = "",
     create: bool = False,
@@ -129,7 +129,7 @@ def model_of(info: CollectionInfo) -> str:
 def open_search(
     uri: str,
     *,
-    collection: str = "pictures",
+    collection: str | None = None,
     token: str = "",
     model: Embedder | str | Path | None = None,
     fallback: Callable[[], str | Path | None] | None = None,

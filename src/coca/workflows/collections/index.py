@@ -24,7 +24,7 @@ from coca.search.ingest.parquet import read_info
 from coca.search.ingest.pipeline import ingest, ingest_vectors
 from coca.search.ingest.sources import AnySource
 from coca.search.records import CollectionInfo, check_same_model
-from coca.search.store import Collection
+from coca.search.store import DEFAULT_COLLECTION, Collection, default_collection
 from coca.weights import DEFAULT_MODEL
 from coca.workflows.collections.collection_model import (
     fitted,
@@ -191,11 +191,14 @@ def _indexing(
     progress: ProgressMaker,
 ) -> Iterator[Callable[[Sequence[AnySource]], IndexResult]]:
     """Open or create the collection to fill; yield the function that indexes sources into it."""
-    name, token, dimensions = settings.collection, settings.token, settings.dimensions
+    token, dimensions = settings.token, settings.dimensions
+    name = settings.collection or DEFAULT_COLLECTION
     with ExitStack() as stack:
         store, info = None, None
         if not stores.is_file(uri) or os.path.exists(uri):
             store = stack.enter_context(stores.open_store(uri, token=token))
+            if settings.collection is None:
+                name = default_collection(store)
             info = store.open(name).info if store.has(name) else None
         if info is not None and dimensions is not None:
             check_same_model(info, fingerprint=info.fingerprint, embed_dim=dimensions)

@@ -21,8 +21,8 @@ class IndexSettings(Config):
         ConfigError: An option is unknown, has the wrong type or is out of range.
     """
 
-    collection: str = "pictures"
-    """Name of the collection."""
+    collection: str | None = None
+    """Name of the collection; default: the only one there is, else `pictures`."""
     token: str = ""
     """`user:password` or API key of a Milvus server."""
     captions: bool = True
@@ -54,7 +54,7 @@ class IndexSettings(Config):
 class IndexOptions(TypedDict, total=False):
     """The fields of `IndexSettings` as keywords of a call."""
 
-    collection: str
+    collection: str | None
     token: str
     captions: bool
     captions_from: "BasePredictor | str | Path | None"
