@@ -16,13 +16,11 @@ from jaxtyping import Float32
 
 from coca.core.errors import ArgumentError
 from coca.search.records import CAPTION, FAVOURITE, METADATA, TAGS, TIME, Origin, Record
-from coca.search.store import Collection
+from coca.search.store import Change, Collection
 
 EmbedTexts = Callable[[Sequence[str]], Float32[np.ndarray, "N E"]]
 
 _METADATA = f"{METADATA}."
-_CHANGED = (CAPTION, TAGS, METADATA, TIME, "hidden", "origin")
-"""Fields that `write_changes` compares; the vector follows the caption."""
 
 
 def edited(
@@ -33,7 +31,7 @@ def edited(
     time: int | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Record:
-    """Edit a record; the vector of another caption is missing, see `write_changes`.
+    """Edit a record; the vector of another caption is missing, see `update_embedded`.
 
     Args:
         record: The record.
@@ -128,31 +126,50 @@ def without_generated(origin: Origin) -> Origin:
     return replace(origin, captioned=False, edits=edits)
 
 
-def write_changes(
-    collection: Collection, changed: Mapping[str, tuple[Record, Record]], embed_texts: EmbedTexts
-) -> list[Record]:
-    """Write changed records, and embed their captions; return the records as they are written.
+class _UnknownVectorsError(Exception):
+    """Captions whose vectors must be computed before a write."""
+
+    def __init__(self, captions: Iterable[str]) -> None:
+        self.captions = sorted(captions)
+
+
+def update_embedded(
+    collection: Collection, ids: Iterable[str], change: Change, embed_texts: EmbedTexts
+) -> dict[str, Record]:
+    """Update records like `Collection.update`, and embed captions that changed.
+
+    The model runs while others may write. Afterwards `change` is applied to the records as they are
+    then; if it leads to another caption, that is embedded, too.
 
     Args:
-        collection: Their collection.
-        changed: Id -> the record as it was read, and with its changes.
+        collection: Collection of the records.
+        ids: Ids of the records to read; missing ids are skipped.
+        change: See `Collection.update`. A record with another caption has no caption vector.
         embed_texts: The model of the collection.
     """
-    due = {new.caption for old, new in changed.values() if new.caption != old.caption}
-    texts = sorted(filter(str.strip, due))
-    vectors = dict(zip(texts, embed_texts(texts), strict=True)) if texts else {}
-    written: list[Record] = []
-    changes: dict[str, dict[str, Any]] = {}
-    for id, (old, new) in changed.items():
-        is_same = new.caption == old.caption
-        vector = old.text_vector if is_same else vectors.get(new.caption)
-        written.append(replace(new, text_vector=vector))
-        differing = [name for name in _CHANGED if getattr(new, name) != getattr(old, name)]
-        changes[id] = {name: getattr(new, name) for name in differing}
-        if not is_same:
-            changes[id]["text_vector"] = vector
-    collection.patch(changes)
-    return written
+    wanted, vectors = list(ids), dict[str, Float32[np.ndarray, " E"]]()
+
+    def embedded(stored: Mapping[str, Record]) -> Mapping[str, Record | None]:
+        results = dict(change(stored))
+        unknown = set[str]()
+        for id, record in results.items():
+            if record is None or record.text_vector is not None or not record.caption.strip():
+                continue
+            vector = vectors.get(record.caption)
+            if id in stored and stored[id].caption == record.caption:
+                vector = stored[id].text_vector
+            elif vector is None:
+                unknown.add(record.caption)
+            results[id] = replace(record, text_vector=vector)
+        if unknown:
+            raise _UnknownVectorsError(unknown)
+        return results
+
+    while True:
+        try:
+            return collection.update(wanted, embedded)
+        except _UnknownVectorsError as missing:
+            vectors |= zip(missing.captions, embed_texts(missing.captions), strict=True)
 
 
 def _value(record: Record, field: str) -> Any:

@@ -24,6 +24,7 @@ from coca.search.search_options import SearchOptions
 from coca.search.store import Store
 from coca.search.stores import open_collection
 from coca.workflows.collections.caption_export import export_captions
+from store_changes import patch
 
 OURS = ("our dog Bella", ("dog", "beach"), ["Anna"])
 BEFORE = ("a photo of one", ("given",), None)
@@ -85,7 +86,7 @@ def test_edits_win_over_every_kind_of_run(store: Store, embedder: Any, tmp_path:
         sidecar,
         lambda: (folder / "a.txt").write_text("a photo of one"),
         (folder / "a.txt").unlink,
-        lambda: collection.patch({before.id: {"origin": replace(run().origin, read=0)}}),
+        lambda: patch(collection, {before.id: {"origin": replace(run().origin, read=0)}}),
         rename,
     ]
     for step in steps:
@@ -147,7 +148,7 @@ def test_a_source_that_people_change_later_wins(
         engine.undo([id], ["path"])
     engine.edit([id], metadata={"n": "x" * 40_000})
     engine.undo([id])
-    collection.patch({id: {"metadata": {"n": "x" * 40_000}}})
+    patch(collection, {id: {"metadata": {"n": "x" * 40_000}}})
     with pytest.raises(SearchError, match="record of edits has"):
         engine.edit([id], metadata={"n": "y"})
 

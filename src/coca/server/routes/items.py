@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection as AnyOf
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
@@ -17,7 +18,7 @@ from coca.core.errors import CocaError, ConfigError
 from coca.core.files.formats import media_type_of
 from coca.core.files.local_files import file_etag
 from coca.runtime.text_reader import MAX_SIDE_PX
-from coca.search.edits import edited, undone, write_changes
+from coca.search.edits import edited, undone, update_embedded
 from coca.search.filters import where
 from coca.search.ingest.photo_metadata import PHOTO_FIELDS, Annotation, reads_of_files, with_place
 from coca.search.records import (
@@ -35,7 +36,6 @@ from coca.search.records import (
     storage_error,
 )
 from coca.search.records import Hit as FoundHit
-from coca.search.store import Collection
 from coca.server.bodies import MAX_LIMIT, Body, CollectionName, DataUri, ItemId, Metadata, Whole
 from coca.server.collections.served_collection import ServedCollection
 from coca.server.errors import WRITE_ERRORS, ServiceError
@@ -292,21 +292,27 @@ def change_items(
         The changed records, copies last, and the ids that do not exist.
     """
     wanted, collection = list(dict.fromkeys(ids)), served.collection
-    embed_texts = tenant.service.model.embed_texts
-    with served.writing():
-        stored = collection.get(wanted)
-        size = _size(change.model_dump(exclude_none=True, exclude={"ids", "collection"}))
-        tenant.count_bytes(size * len(stored))
-        changes = {id: (stored[id], _changed(stored[id], change)) for id in wanted if id in stored}
-        changed = [record for _, record in changes.values()]
-        for record in changed:
+    hits = {hit.id: hit for hit in collection.hits(dict.fromkeys(wanted, 0.0))}
+    size = _size(change.model_dump(exclude_none=True, exclude={"ids", "collection"}))
+    tenant.count_bytes(size * len(hits))
+
+    def changed(stored: Mapping[str, Record]) -> dict[str, Record]:
+        new = {id: _changed(stored[id], change) for id in wanted if id in stored}
+        for record in new.values():
             _check(record.caption, record.metadata, record.tags, record.album, record.time)
-        if any((old.hidden, old.tags) != (new.hidden, new.tags) for old, new in changes.values()):
-            copies = _changed_copies(collection, changed)
-            changes |= {new.id: (old, new) for old, new in copies}
-        changed = write_changes(collection, changes, embed_texts)
-    tenant.record("change", served.name, ids=[record.id for record in changed])
-    return changed, [id for id in wanted if id not in stored]
+        differing = [
+            record
+            for id, record in new.items()
+            if (record.hidden, record.tags) != (stored[id].hidden, stored[id].tags)
+        ]
+        return new | _changed_copies(stored, differing, new.keys())
+
+    contents = sorted({hit.content for hit in hits.values() if hit.content})
+    copies = collection.ids(where(CONTENT, "in", contents)) if contents else []
+    read = dict.fromkeys([*wanted, *copies])
+    written = update_embedded(collection, read, changed, tenant.service.model.embed_texts)
+    tenant.record("change", served.name, ids=list(written))
+    return [*written.values()], [id for id in wanted if id not in written]
 
 
 def _changed(record: Record, change: ItemChange) -> Record:
@@ -325,22 +331,22 @@ def _changed(record: Record, change: ItemChange) -> Record:
 
 
 def _changed_copies(
-    collection: Collection, changed: Sequence[Record]
-) -> list[tuple[Record, Record]]:
-    """List the other records of the same images that differ in `hidden` or as favourites.
+    stored: Mapping[str, Record], changed: Iterable[Record], ids: AnyOf[str]
+) -> dict[str, Record]:
+    """Hide the other stored records of changed images as well, and mark them as favourites.
 
-    Otherwise searches would find a copy of a hidden image.
+    Otherwise searches would find a copy of a hidden image. Copies that need no change are left out.
     """
-    ids = {record.id for record in changed}
     by_content = {record.content: record for record in changed if record.content}
-    copies = collection.get(set(collection.ids(where(CONTENT, "in", sorted(by_content)))) - ids)
-    found = []
-    for copy in copies.values():
+    found = {}
+    for id, copy in stored.items():
+        if id in ids or copy.content not in by_content:
+            continue
         record = by_content[copy.content]
         tags = [tag for tag in copy.tags if tag != FAVOURITE]
         tags += [FAVOURITE] if FAVOURITE in record.tags else []
         if record.hidden != copy.hidden or set(tags) != set(copy.tags):
-            found.append((copy, replace(copy, hidden=record.hidden, tags=tuple(tags))))
+            found[id] = replace(copy, hidden=record.hidden, tags=tuple(tags))
     return found
 
 
