@@ -165,8 +165,8 @@ def test_an_index_run_of_changed_sidecars_ends_no_edit(
 
 
 if __name__ == "__main__":
-    uri, name, role, key, folder = sys.argv[1:]
-    with open_store(uri) as store:
-        opened = store.open(name)
+    address, name, role, key, photos_folder = sys.argv[1:]
+    with open_store(address) as opened:
+        edited = opened.open(name)
         os.write(1, b"open\n")
-        globals()[role](opened, key, Path(folder))
+        globals()[role](edited, key, Path(photos_folder))
