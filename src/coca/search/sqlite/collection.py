@@ -273,12 +273,15 @@ class SqliteCollection:
     # Transactions.
 
     def _short(self, items: Iterable[T]) -> Iterator[list[T]]:
-        """Split items to write into transactions that are short enough for others to wait for."""
+        """Split items to write into transactions, which are short while others write as well."""
         iterator = iter(items)
-        while batch := list(
-            islice(iterator, min(max(int(_WRITE_S / self._row_s), _LEAST_ROWS), _WRITE_ROWS))
-        ):
+        while batch := list(islice(iterator, self._write_rows())):
             yield batch
+
+    def _write_rows(self) -> int:
+        if not self._database.is_shared():
+            return _WRITE_ROWS
+        return min(max(int(_WRITE_S / self._row_s), _LEAST_ROWS), _WRITE_ROWS)
 
     @contextmanager
     def _reading(self) -> Iterator[tuple[sqlite3.Connection, tables.State]]:

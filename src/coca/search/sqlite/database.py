@@ -28,6 +28,7 @@ cancelled."""
 _LONG_S, _PAUSE_S, _LOOK_S = 0.02, 0.005, 0.001
 """After a transaction of more than `_LONG_S` seconds, its process pauses for `_PAUSE_S`. A process
 that waits looks every `_LOOK_S` for such a pause, one with long transactions more rarely."""
+_SHARED_S = 10.0
 _CACHE_KIB = 8_192
 _IDLE_CONNECTIONS = 4
 """Connections that stay open with their caches."""
@@ -68,8 +69,9 @@ class Database:
         self.path, self._timeout_s = path, timeout_s
         self._idle: list[sqlite3.Connection] = []
         self._lock, self._writer = threading.Lock(), threading.Lock()
-        # Whether the last transaction was long, and when the next one may begin.
-        self._is_long, self._next_s = False, 0.0
+        # Whether the last transaction was long, when the next one may begin, and when one last had
+        # to wait for another process.
+        self._is_long, self._next_s, self._waited_s = False, 0.0, -math.inf
         self._closed = False
         self._immutable = False
         exists = self._check_file(create)
@@ -130,10 +132,15 @@ class Database:
                     is_busy = error.sqlite_errorname.startswith("SQLITE_BUSY")
                     if not is_busy or time.monotonic() > deadline:
                         raise
+                self._waited_s = time.monotonic()
                 check_cancelled()
                 time.sleep(_PAUSE_S if self._is_long else _LOOK_S)
         finally:
             connection.execute(f"PRAGMA busy_timeout={round(1_000 * self._timeout_s)}")
+
+    def is_shared(self) -> bool:
+        """Return whether other processes have been writing in the last seconds."""
+        return time.monotonic() < self._waited_s + _SHARED_S
 
     def close(self) -> None:
         """Close all connections; closing twice does nothing."""
