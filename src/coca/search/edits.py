@@ -1,14 +1,16 @@
 """Edits of records by people: they win over generated and indexed values, and can be undone.
 
 The origin of a record has an entry of each edited field: `caption`, `tags`, `time`, `metadata.KEY`.
-It keeps the value `before` the edit; whether a model wrote it, `generated`; and the value that the
-source of the image gave last, `given`, where that is another. Only a value that people change in
-the source later, such as a caption in an XMP file, replaces an edit. The tag of favourites is not
-part of an edit.
+It keeps the value `before` the edit; whether a model wrote it, `generated`; the time of the last
+edit, `at`; and the value that the source of the image gave last, `given`, where that is another.
+Only a value that people change in the source later, such as a caption in an XMP file, replaces an
+edit. The tag of favourites is not part of an edit.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from time import time as seconds_now
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from coca.search.store import Change, Collection
 EmbedTexts = Callable[[Sequence[str]], Float32[np.ndarray, "N E"]]
 
 _METADATA = f"{METADATA}."
+_TICK_S = 0.02
+"""Modification times of files are up to 10 ms behind the clock."""
 
 
 def edited(
@@ -57,6 +61,8 @@ def edited(
         if field == TAGS:
             record = replace(record, tags=())  # without that of favourites
         record = _with_value(record, field, value)
+    at = round(seconds_now(), 3)
+    edits |= {field: {**edits[field], "at": at} for field in wanted if field in edits}
     if CAPTION in wanted:
         origin = replace(origin, captioned=False)
     return replace(record, origin=replace(origin, edits=edits))
@@ -85,10 +91,16 @@ def undone(record: Record, fields: Iterable[str] = ()) -> Record:
     return replace(record, origin=replace(record.origin, edits=edits))
 
 
-def kept(base: Record, fresh: Record) -> Record:
+def kept(base: Record, fresh: Record, *, given_at: float = math.inf) -> Record:
     """Edit a record that is read again as its former version was edited.
 
-    An edit ends where the source has a value, or an item of a list, that nobody knew before.
+    An edit ends where the source has a value, or an item of a list, that nobody knew before, and
+    was changed after the edit.
+
+    Args:
+        base: The former version.
+        fresh: The record as the source gives it.
+        given_at: Time of the last change of the source, in seconds since 1970; infinite if unknown.
     """
     if base.origin.captioned and fresh.caption and not _is_new(fresh.caption, [base.caption]):
         # It was written to a file of its own, and is still that of a model.
@@ -98,7 +110,8 @@ def kept(base: Record, fresh: Record) -> Record:
     for field, edit in base.origin.edits.items():
         given, own = _value(fresh, field), _value(base, field)
         is_given = given not in (None, "", []) and field != TIME  # often that of the file
-        if is_given and _is_new(given, [edit["before"], edit.get("given"), own]):
+        is_later = given_at > edit.get("at", -math.inf) - _TICK_S
+        if is_given and is_later and _is_new(given, [edit["before"], edit.get("given"), own]):
             continue
         edits[field] = {**edit, "given": given} if is_given else edit
         fresh = _with_value(fresh, field, own)
@@ -120,7 +133,7 @@ def generated_caption(record: Record) -> str | None:
 def without_generated(origin: Origin) -> Origin:
     """Forget the caption that a model generated for other bytes of the file."""
     edits = {
-        field: {"before": "", "given": edit["given"]} if edit.get("generated") else edit
+        field: {**edit, "before": "", "generated": False} if edit.get("generated") else edit
         for field, edit in origin.edits.items()
     }
     return replace(origin, captioned=False, edits=edits)

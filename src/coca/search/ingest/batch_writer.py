@@ -338,7 +338,7 @@ def _started(draft: _Draft) -> Record:
     assert item.image is not None
     fresh = new_record(item.entry, item.image, item.header, item.content)
     if base is not None:
-        return merged(base, fresh, item.header.annotation)
+        return merged(base, fresh, item.header.annotation, given_at=item.image.changed_at)
     # An image is hidden if all its copies are.
     hidden = bool(twins) and all(twin.hidden for twin in twins)
     return marked(fresh, hidden=hidden, favourite=any(FAVOURITE in twin.tags for twin in twins))

@@ -353,12 +353,14 @@ def _check_unchanged(record: Record, if_match: str | None) -> None:
 def _changed(record: Record, change: ItemChange) -> Record:
     """Apply a change to a record; the vector of another caption is missing."""
     record = undone(record, change.undo) if change.undo else record
-    tags = [*(record.tags if change.tags is None else change.tags), *change.add_tags]
-    removed = set(change.remove_tags)
+    tags = None
+    if change.tags is not None or change.add_tags or change.remove_tags:
+        given = [*(record.tags if change.tags is None else change.tags), *change.add_tags]
+        tags = [tag for tag in given if tag not in change.remove_tags]
     record = edited(
         record,
         caption=change.caption,
-        tags=[tag for tag in tags if tag not in removed],
+        tags=tags,
         time=change.time,
         metadata=change.metadata,
     )
