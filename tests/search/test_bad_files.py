@@ -220,8 +220,10 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(disk: LimitedDisk, tmp_
 
 KILLED = """
 import os, signal, sys
+from dataclasses import replace
 from coca.search.stores import open_store
-open_store(sys.argv[1]).open("pictures").patch({"cat": {"album": "pets"}})
+pets = lambda stored: {id: replace(one, album="pets") for id, one in stored.items()}
+open_store(sys.argv[1]).open("pictures").update(["cat"], pets)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -29,6 +29,7 @@ from coca.search.words import (
     search_terms,
     texts_of,
 )
+from store_changes import patch
 from store_writer import direction
 
 TOLERANCE = 1e-5
@@ -236,7 +237,7 @@ def fill(collection: Collection, rows: int) -> Filled:
         id: {"hidden": chance.random() < 0.5, "tags": ("patched",)}
         for id in chance.sample(sorted(there), rows // 20)
     }
-    collection.patch(changes)
+    patch(collection, changes)
     collection.flush()
     records = [replace(one, **changes.get(id, {})) for id, one in there.items()]
     return Filled(collection, records, Words(records))

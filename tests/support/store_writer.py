@@ -14,6 +14,7 @@ from jaxtyping import Float32
 from coca.search.records import Origin, Record
 from coca.search.store import Store
 from coca.search.stores import open_store
+from store_changes import patch
 
 DIM = 16
 SHARED = "pictures"
@@ -85,7 +86,7 @@ class Operation:
         elif self.kind == "delete":
             collection.delete(self.ids)
         elif self.kind == "patch":
-            collection.patch({id: self.patch() for id in self.ids})
+            patch(collection, {id: self.patch() for id in self.ids})
         else:
             staged = f"staged_{self.writer}"
             if store.has(staged):

@@ -1,14 +1,16 @@
 """Edits of records by people: they win over generated and indexed values, and can be undone.
 
 The origin of a record has an entry of each edited field: `caption`, `tags`, `time`, `metadata.KEY`.
-It keeps the value `before` the edit; whether a model wrote it, `generated`; and the value that the
-source of the image gave last, `given`, where that is another. Only a value that people change in
-the source later, such as a caption in an XMP file, replaces an edit. The tag of favourites is not
-part of an edit.
+It keeps the value `before` the edit; whether a model wrote it, `generated`; the time of the last
+edit, `at`; and the value that the source of the image gave last, `given`, where that is another.
+Only a value that people change in the source later, such as a caption in an XMP file, replaces an
+edit. The tag of favourites is not part of an edit.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from time import time as seconds_now
 from typing import Any
 
 import numpy as np
@@ -16,13 +18,13 @@ from jaxtyping import Float32
 
 from coca.core.errors import ArgumentError
 from coca.search.records import CAPTION, FAVOURITE, METADATA, TAGS, TIME, Origin, Record
-from coca.search.store import Collection
+from coca.search.store import Change, Collection
 
 EmbedTexts = Callable[[Sequence[str]], Float32[np.ndarray, "N E"]]
 
 _METADATA = f"{METADATA}."
-_CHANGED = (CAPTION, TAGS, METADATA, TIME, "hidden", "origin")
-"""Fields that `write_changes` compares; the vector follows the caption."""
+_TICK_S = 0.02
+"""Modification times of files are up to 10 ms behind the clock."""
 
 
 def edited(
@@ -33,7 +35,7 @@ def edited(
     time: int | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Record:
-    """Edit a record; the vector of another caption is missing, see `write_changes`.
+    """Edit a record; the vector of another caption is missing, see `update_embedded`.
 
     Args:
         record: The record.
@@ -59,6 +61,8 @@ def edited(
         if field == TAGS:
             record = replace(record, tags=())  # without that of favourites
         record = _with_value(record, field, value)
+    at = round(seconds_now(), 3)
+    edits |= {field: {**edits[field], "at": at} for field in wanted if field in edits}
     if CAPTION in wanted:
         origin = replace(origin, captioned=False)
     return replace(record, origin=replace(origin, edits=edits))
@@ -87,10 +91,16 @@ def undone(record: Record, fields: Iterable[str] = ()) -> Record:
     return replace(record, origin=replace(record.origin, edits=edits))
 
 
-def kept(base: Record, fresh: Record) -> Record:
+def kept(base: Record, fresh: Record, *, given_at: float = math.inf) -> Record:
     """Edit a record that is read again as its former version was edited.
 
-    An edit ends where the source has a value, or an item of a list, that nobody knew before.
+    An edit ends where the source has a value, or an item of a list, that nobody knew before, and
+    was changed after the edit.
+
+    Args:
+        base: The former version.
+        fresh: The record as the source gives it.
+        given_at: Time of the last change of the source, in seconds since 1970; infinite if unknown.
     """
     if base.origin.captioned and fresh.caption and not _is_new(fresh.caption, [base.caption]):
         # It was written to a file of its own, and is still that of a model.
@@ -100,7 +110,8 @@ def kept(base: Record, fresh: Record) -> Record:
     for field, edit in base.origin.edits.items():
         given, own = _value(fresh, field), _value(base, field)
         is_given = given not in (None, "", []) and field != TIME  # often that of the file
-        if is_given and _is_new(given, [edit["before"], edit.get("given"), own]):
+        is_later = given_at > edit.get("at", -math.inf) - _TICK_S
+        if is_given and is_later and _is_new(given, [edit["before"], edit.get("given"), own]):
             continue
         edits[field] = {**edit, "given": given} if is_given else edit
         fresh = _with_value(fresh, field, own)
@@ -122,37 +133,56 @@ def generated_caption(record: Record) -> str | None:
 def without_generated(origin: Origin) -> Origin:
     """Forget the caption that a model generated for other bytes of the file."""
     edits = {
-        field: {"before": "", "given": edit["given"]} if edit.get("generated") else edit
+        field: {**edit, "before": "", "generated": False} if edit.get("generated") else edit
         for field, edit in origin.edits.items()
     }
     return replace(origin, captioned=False, edits=edits)
 
 
-def write_changes(
-    collection: Collection, changed: Mapping[str, tuple[Record, Record]], embed_texts: EmbedTexts
-) -> list[Record]:
-    """Write changed records, and embed their captions; return the records as they are written.
+class _UnknownVectorsError(Exception):
+    """Captions whose vectors must be computed before a write."""
+
+    def __init__(self, captions: Iterable[str]) -> None:
+        self.captions = sorted(captions)
+
+
+def update_embedded(
+    collection: Collection, ids: Iterable[str], change: Change, embed_texts: EmbedTexts
+) -> dict[str, Record]:
+    """Update records like `Collection.update`, and embed captions that changed.
+
+    The model runs while others may write. Afterwards `change` is applied to the records as they are
+    then; if it leads to another caption, that is embedded, too.
 
     Args:
-        collection: Their collection.
-        changed: Id -> the record as it was read, and with its changes.
+        collection: Collection of the records.
+        ids: Ids of the records to read; missing ids are skipped.
+        change: See `Collection.update`. A record with another caption has no caption vector.
         embed_texts: The model of the collection.
     """
-    due = {new.caption for old, new in changed.values() if new.caption != old.caption}
-    texts = sorted(filter(str.strip, due))
-    vectors = dict(zip(texts, embed_texts(texts), strict=True)) if texts else {}
-    written: list[Record] = []
-    changes: dict[str, dict[str, Any]] = {}
-    for id, (old, new) in changed.items():
-        is_same = new.caption == old.caption
-        vector = old.text_vector if is_same else vectors.get(new.caption)
-        written.append(replace(new, text_vector=vector))
-        differing = [name for name in _CHANGED if getattr(new, name) != getattr(old, name)]
-        changes[id] = {name: getattr(new, name) for name in differing}
-        if not is_same:
-            changes[id]["text_vector"] = vector
-    collection.patch(changes)
-    return written
+    wanted, vectors = list(ids), dict[str, Float32[np.ndarray, " E"]]()
+
+    def embedded(stored: Mapping[str, Record]) -> Mapping[str, Record | None]:
+        results = dict(change(stored))
+        unknown = set[str]()
+        for id, record in results.items():
+            if record is None or record.text_vector is not None or not record.caption.strip():
+                continue
+            vector = vectors.get(record.caption)
+            if id in stored and stored[id].caption == record.caption:
+                vector = stored[id].text_vector
+            elif vector is None:
+                unknown.add(record.caption)
+            results[id] = replace(record, text_vector=vector)
+        if unknown:
+            raise _UnknownVectorsError(unknown)
+        return results
+
+    while True:
+        try:
+            return collection.update(wanted, embedded)
+        except _UnknownVectorsError as missing:
+            vectors |= zip(missing.captions, embed_texts(missing.captions), strict=True)
 
 
 def _value(record: Record, field: str) -> Any:

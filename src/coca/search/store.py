@@ -7,19 +7,22 @@ Dimensions: Q queries, N records, E embedding.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, fields
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import ArgumentError, SearchError
 from coca.search.ranking import TypedQuery
-from coca.search.records import CollectionInfo, Hit, Record
+from coca.search.records import TEXT_VECTOR, VECTOR, CollectionInfo, Hit, Record, check_records
 from coca.search.search_options import Ranking, SearchOptions, Side
 
 S = TypeVar("S", bound="Store")
+
+Change: TypeAlias = Callable[[Mapping[str, Record]], Mapping[str, Record | None]]
+"""Receives stored records by id, and returns the records to write by id; None deletes a record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +66,28 @@ class Collection(Protocol):
         """Delete records, and return how many there were; missing ids are ignored."""
         ...
 
-    def patch(self, changes: Mapping[str, Mapping[str, Any]]) -> int:
-        """Change fields of records, such as `{id: {"hidden": True}}`; vectors not named stay.
+    def update(self, ids: Iterable[str], change: Change) -> dict[str, Record]:
+        """Read records, change them, and write them, with no other write in between.
+
+        Everything is written or nothing; on Milvus, a failure may leave a part. Records that are
+        equal to what is stored are not written.
+
+        Args:
+            ids: Ids of the records to read; missing ids are skipped.
+            change: Computes the records to write. It is called again if another client wrote these
+                records meanwhile, and other writers may wait for it: it must be fast, and have no
+                other effects. What it raises ends the update.
 
         Returns:
-            The number of records changed; missing ids are ignored.
+            The records that `change` returned, without those that it deleted.
+
+        Raises:
+            SearchError: A record cannot be stored; the message names it.
+
+        Example:
+            collection.update(ids, lambda stored: {
+                id: replace(record, hidden=True) for id, record in stored.items()
+            })
         """
         ...
 
@@ -215,8 +235,7 @@ class Store(Protocol):
         Args:
             staged: Collection with the new records.
             collection: Name to take.
-            version: Version of the former records, see `Changes`; None: any. A server cannot
-                check it.
+            version: Version of the former records, see `Changes`; None: any.
 
         Returns:
             Whether it has the name; False if the former records were written since `version`.
@@ -251,17 +270,33 @@ def is_name(collection: str) -> bool:
     return re.fullmatch(r"[A-Za-z_]\w{0,239}", collection, re.ASCII) is not None
 
 
-_FIELDS = frozenset(field.name for field in fields(Record)) - {"id"}
+def has_same_vectors(record: Record, other: Record) -> bool:
+    """Return whether records have equal vectors and perceptual hashes, which `==` leaves out."""
+    return record.perceptual_hash == other.perceptual_hash and all(
+        np.array_equal(getattr(record, name), getattr(other, name))
+        for name in (VECTOR, TEXT_VECTOR)
+    )
 
 
-def check_changes(changes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Check that changes by id name fields of records."""
-    for change in changes.values():
-        if unknown := change.keys() - _FIELDS:
-            raise ArgumentError(
-                f"a record has no field {min(unknown)!r} to change: fields are "
-                f"{', '.join(sorted(_FIELDS))}"
-            )
+def changed_by(
+    change: Change, stored: Mapping[str, Record], embed_dim: int
+) -> tuple[dict[str, Record], dict[str, Record | None]]:
+    """Apply a change to stored records, and validate what must be written.
+
+    Returns:
+        All records that are not deleted, and those of them that differ from what is stored, with
+        None for records to delete.
+    """
+    results = change(stored)
+    left = {id: record for id, record in results.items() if record is not None}
+    differing: dict[str, Record | None] = {
+        id: record
+        for id, record in left.items()
+        if id not in stored or record != stored[id] or not has_same_vectors(record, stored[id])
+    }
+    if differing:
+        check_records([left[id] for id in differing], embed_dim)
+    return left, differing | dict.fromkeys(stored.keys() & results.keys() - left.keys())
 
 
 def check_characters(collection: str) -> None:

@@ -207,3 +207,5 @@ ERRORS = _described(
 
 WRITE_ERRORS = _described({507: "The disk is full"})
 """Further errors of routes that write."""
+CHANGED_ERRORS = _described({412: "The item has changed, and has another `ETag`"})
+"""Further errors of routes with `If-Match`."""

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from coca.search.stores import open_collection
+from store_changes import patch
 from tiny_cli import Run, RunJson
 
 
@@ -69,7 +70,7 @@ def test_hidden_records_are_counted_and_shown_again(
 ) -> None:
     found = [one["id"] for one in run_json("search", "a red car")]
     with open_collection("coca.db") as collection:
-        collection.patch({id: {"hidden": True} for id in found[:2]})
+        patch(collection, {id: {"hidden": True} for id in found[:2]})
     assert [one["id"] for one in run_json("search", "a red car")] == found[2:]
     assert run_json("collection", "info")["hidden"] == 2
     assert "2 of them" in run("collection", "info").stdout

@@ -18,6 +18,7 @@ from coca.workflows.training.pretrain_data import (
     open_sources,
     train_tokenizer,
 )
+from store_changes import patch
 from tiny_cli import Run, RunJson
 from tiny_data import image_bytes
 from tiny_model import write_model
@@ -123,7 +124,7 @@ def test_hidden_records_are_neither_chosen_nor_counted(
 ) -> None:
     with open_collection("coca.db") as collection:
         hidden = collection.ids('metadata["n"] < 4')
-        collection.patch({id: {"hidden": True} for id in hidden})
+        patch(collection, {id: {"hidden": True} for id in hidden})
     output = run_json("mine", "half.jsonl", "--fraction", "0.5")
     assert (output["chosen"], output["of"]) == (1, 2)
     filtered = run_json("mine", "one.jsonl", "--fraction", "0.5", "-f", 'metadata["n"] < 5')
@@ -132,7 +133,7 @@ def test_hidden_records_are_neither_chosen_nor_counted(
     assert run_json("duplicates")["count"] == 2
     assert "among 2 images" in run("duplicates").stdout
     with open_collection("coca.db") as collection:
-        collection.patch({id: {"hidden": True} for id in collection.ids()})
+        patch(collection, {id: {"hidden": True} for id in collection.ids()})
     assert "has only hidden images" in run("mine", "x.jsonl", "--count", "1", code=1).stderr
 
 

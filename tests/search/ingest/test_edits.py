@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from coca.search.search_options import SearchOptions
 from coca.search.store import Store
 from coca.search.stores import open_collection
 from coca.workflows.collections.caption_export import export_captions
+from store_changes import patch
 
 OURS = ("our dog Bella", ("dog", "beach"), ["Anna"])
 BEFORE = ("a photo of one", ("given",), None)
@@ -85,7 +87,7 @@ def test_edits_win_over_every_kind_of_run(store: Store, embedder: Any, tmp_path:
         sidecar,
         lambda: (folder / "a.txt").write_text("a photo of one"),
         (folder / "a.txt").unlink,
-        lambda: collection.patch({before.id: {"origin": replace(run().origin, read=0)}}),
+        lambda: patch(collection, {before.id: {"origin": replace(run().origin, read=0)}}),
         rename,
     ]
     for step in steps:
@@ -147,9 +149,38 @@ def test_a_source_that_people_change_later_wins(
         engine.undo([id], ["path"])
     engine.edit([id], metadata={"n": "x" * 40_000})
     engine.undo([id])
-    collection.patch({id: {"metadata": {"n": "x" * 40_000}}})
+    patch(collection, {id: {"metadata": {"n": "x" * 40_000}}})
     with pytest.raises(SearchError, match="record of edits has"):
         engine.edit([id], metadata={"n": "y"})
+
+
+def test_a_sidecar_that_was_changed_before_an_edit_does_not_end_it(
+    collection: Any, embedder: Any, tmp_path: Path
+) -> None:
+    if "lite" in collection.info.uri:
+        pytest.skip("the laws of merging are those of any store")
+    (tmp_path / "a.jpg").write_bytes(b"one")
+    engine, sidecar = SearchEngine(embedder, collection), tmp_path / "a.txt"
+
+    def run(text: str, age_s: float) -> str:
+        sidecar.write_text(text)
+        changed_at = time.time() - age_s
+        os.utime(sidecar, (changed_at, changed_at))
+        os.utime(tmp_path / "a.jpg", (1, 1))
+        ingest([FileSource([tmp_path])], embedder, collection)
+        ((record,),) = collection.pages(vectors=False)
+        return str(record.caption)
+
+    assert run("first", 100) == "first"
+    engine.edit(collection.ids(), caption="ours")
+    # It was changed before the edit, and is indexed after it.
+    assert run("second", 10) == "ours"
+    assert run("third", -10) == "third"
+    # Values that a run found before stay known.
+    engine.edit(collection.ids(), caption="ours again")
+    assert run("fourth", 10) == run("fourth", -10) == "ours again"
+    engine.undo(collection.ids())
+    assert run("fifth", -10) == "fifth"
 
 
 texts = st.text(max_size=20)

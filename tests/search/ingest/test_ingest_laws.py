@@ -20,6 +20,7 @@ from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources import FileSource
 from coca.search.records import Record
 from coca.search.stores import open_collection
+from store_changes import patch
 
 NAMES = ("a.jpg", "b.jpg", "sub/a.jpg", "sub/c.jpg")
 
@@ -177,8 +178,9 @@ def test_no_move_or_copy_costs_a_model_call_or_what_people_changed(
 
             before = run()
             model.embedded.clear()
-            collection.patch(
-                {record.id: {"tags": (f"of {name}",)} for name, record in before.items()}
+            patch(
+                collection,
+                {record.id: {"tags": (f"of {name}",)} for name, record in before.items()},
             )
             for number in first:
                 path = root / f"{number}.jpg"

@@ -1,10 +1,10 @@
 """Migration between stores, resumed after any interruption."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from coca.core.errors import ArgumentError, SearchError
@@ -13,6 +13,7 @@ from coca.search.ingest.migrate import MigrateReport, migrate
 from coca.search.records import Origin, Record
 from coca.search.store import Collection
 from coca.search.stores import open_collection
+from store_changes import patch
 
 MakeRecord = Callable[..., Record]
 
@@ -99,7 +100,7 @@ def test_records_of_the_target_that_differ_are_kept_unless_they_are_to_be_overwr
     collection: Collection, target: Collection, records: dict[str, Record], make_record: MakeRecord
 ) -> None:
     migrate(collection, target)
-    target.patch({"3": {"tags": ("newer",)}, "4": {"origin": Origin(etag="newer")}})
+    patch(target, {"3": {"tags": ("newer",)}, "4": {"origin": Origin(etag="newer")}})
     target.upsert([make_record("another")])
     assert migrate(collection, target) == MigrateReport(25, 0, 2)
     assert target.get(["3"])["3"].tags == ("newer",)
@@ -117,7 +118,7 @@ def test_records_that_are_written_to_the_source_meanwhile_are_copied_as_well(
 ) -> None:
     upsert = target.upsert
     due = [lambda: collection.upsert([make_record("late")]), lambda: collection.delete(["1"])]
-    due.append(lambda: collection.patch({"2": {"tags": ("late",)}}))
+    due.append(lambda: patch(collection, {"2": {"tags": ("late",)}}))
 
     def busy(batch: Any) -> int:
         while due:
@@ -128,12 +129,12 @@ def test_records_that_are_written_to_the_source_meanwhile_are_copied_as_well(
     report = migrate(collection, target)
     assert (report.records, report.written) == (25, 27)
     assert same(target.get(collection.ids()), collection.get(collection.ids()))
-    vector = np.eye(16, dtype=np.float32)[0]
+    number = itertools.count()
     # One that never rests is reported.
     monkeypatch.setattr(
         target,
         "upsert",
-        lambda batch: collection.patch({"3": {"vector": vector}}) and upsert(batch),
+        lambda batch: patch(collection, {"3": {"time": next(number)}}) and upsert(batch),
     )
     collection.upsert([make_record("another")])
     with pytest.raises(SearchError, match="changes faster than it is copied"):

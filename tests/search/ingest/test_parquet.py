@@ -18,6 +18,7 @@ from coca.search.ingest.parquet import (
 from coca.search.ingest.pipeline import ingest_vectors
 from coca.search.records import Origin, Record
 from coca.search.store import Collection
+from store_changes import patch
 
 parquet = pytest.importorskip("pyarrow.parquet")
 
@@ -96,7 +97,7 @@ def test_newer_captions_and_images_of_a_path_replace_older_ones(
     old, new = tmp_path / "old.parquet", tmp_path / "new.parquet"
     write_vectors(old, [made("a", "1", "s1", "one"), made("b", "2", "s1", "two")], about())
     ingest_vectors([old], collection)
-    collection.patch({id: {"tags": ("mine",), "hidden": True} for id in "ab"})
+    patch(collection, {id: {"tags": ("mine",), "hidden": True} for id in "ab"})
     write_vectors(new, [made("a", "1", "s2", "uno"), made("b", "3", "s2", "two")], about())
     assert ingest_vectors([new], collection) == IngestReport(updated=2)
     one, other = collection.get("ab").values()

@@ -16,6 +16,7 @@ from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources import FileSource
 from coca.search.records import FAVOURITE, Origin, Record, content_id, record_id
 from coca.search.store import Collection
+from store_changes import patch
 
 Run = Callable[..., IngestReport]
 
@@ -165,7 +166,7 @@ def test_a_copy_is_hidden_and_a_favourite_as_the_others(
 ) -> None:
     run()
     ids = {name: record.id for name, record in records_of(collection).items()}
-    collection.patch({ids["a.jpg"]: {"hidden": True}, ids["b.jpg"]: {"tags": ("x", FAVOURITE)}})
+    patch(collection, {ids["a.jpg"]: {"hidden": True}, ids["b.jpg"]: {"tags": ("x", FAVOURITE)}})
     for name in "ab":
         (folder / f"{name}2.jpg").write_bytes(name.encode())
     run()
@@ -188,7 +189,7 @@ def test_a_moved_folder_takes_its_records_along_and_what_people_changed_in_them(
     before = records_of(collection)["a.jpg"]
     changes = {"caption": "a fruit", "tags": ("new",), "album": "Fruit", "hidden": True}
     vector = embedder.direction(b"a fruit")
-    collection.patch({before.id: {**changes, "text_vector": vector}})
+    patch(collection, {before.id: {**changes, "text_vector": vector}})
     embedder.embedded.clear()
     report = ingest([FileSource([moved])], embedder, collection, prune=prune)
     assert report == IngestReport(updated=3)
@@ -228,8 +229,8 @@ def test_a_changed_file_keeps_what_people_changed_unless_its_metadata_changed(
 ) -> None:
     run()
     ids = {name: record.id for name, record in records_of(collection).items()}
-    collection.patch(
-        {ids["a.jpg"]: {"caption": "mine", "metadata": {"seen": True}, "hidden": True}}
+    patch(
+        collection, {ids["a.jpg"]: {"caption": "mine", "metadata": {"seen": True}, "hidden": True}}
     )
     (folder / "a.jpg").write_bytes(b"cropped")
     assert run() == IngestReport(updated=1, unchanged=2)
@@ -250,7 +251,7 @@ def test_an_image_that_is_hidden_while_its_caption_is_embedded_stays_hidden(
     (folder / "a.txt").write_text("theirs")
 
     def slow(texts: Sequence[str]) -> Any:
-        collection.patch({id: {"hidden": True}})
+        patch(collection, {id: {"hidden": True}})
         return embed_texts(texts)
 
     monkeypatch.setattr(embedder, "embed_texts", slow)
@@ -429,7 +430,7 @@ def test_what_people_change_while_the_model_runs_is_kept(
     id = record_id(str(folder / "c.jpg"))
 
     def change(images: Sequence[bytes]) -> list[str]:
-        collection.patch({id: {"hidden": True, "tags": ("mine",)}})
+        patch(collection, {id: {"hidden": True, "tags": ("mine",)}})
         return [""] * len(images)
 
     assert run(captioner=change).updated == 1

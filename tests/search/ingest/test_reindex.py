@@ -15,6 +15,7 @@ from coca.search.ingest.reindex import ReindexReport, reindex
 from coca.search.ingest.sources import FileSource
 from coca.search.records import Record, record_id
 from coca.search.store import Collection, Store
+from store_changes import patch
 
 
 class Newer:
@@ -78,7 +79,7 @@ def check(store: Store, before: dict[str, Record]) -> None:
 def test_everything_but_the_vectors_stays(
     store: Store, old: Collection, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    old.patch({old.ids()[0]: {"hidden": True, "tags": ("x",)}})
+    patch(old, {old.ids()[0]: {"hidden": True, "tags": ("x",)}})
     vector = np.eye(16, dtype=np.float32)[0]
     old.upsert([Record(id="text", path="", caption="four", vector=vector, text_vector=vector)])
     before, newer = all_of(old), Newer()
@@ -162,7 +163,7 @@ def test_a_write_between_the_last_comparison_and_the_promotion_is_kept(
 
     def late(*args: Any, **settings: Any) -> bool:
         if due:
-            old.patch(due.pop())
+            patch(old, due.pop())
         return promote(*args, **settings)
 
     monkeypatch.setattr(store, "promote", late)
@@ -189,9 +190,9 @@ def test_a_collection_that_never_rests_is_reported(
 
     class Restless(Newer):
         def embed_texts(self, texts: Any) -> Float32[np.ndarray, "N E"]:
-            old.patch({id: {"caption": f"c{next(count)}"}})
+            patch(old, {id: {"caption": f"c{next(count)}"}})
             return super().embed_texts(texts)
 
-    old.patch({id: {"text_vector": np.eye(16, dtype=np.float32)[0], "caption": "c"}})
+    patch(old, {id: {"text_vector": np.eye(16, dtype=np.float32)[0], "caption": "c"}})
     with pytest.raises(SearchError, match="changes faster than it is embedded"):
         reindex(store, "pictures", Restless())

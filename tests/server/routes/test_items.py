@@ -61,6 +61,32 @@ def test_an_item_is_added_found_changed_and_deleted(client: TestClient, service:
     assert not path.exists()
 
 
+def test_a_change_of_an_item_that_others_changed_is_refused(client: TestClient) -> None:
+    added = client.post("/v1/items", json=new(230, caption="one"))
+    url, first = f"/v1/items/{added.json()['id']}?collection=others", added.headers["ETag"]
+    assert client.get(url).headers["ETag"] == client.get(url).headers["ETag"] == first
+
+    def change(etag: str, **fields: Any) -> Any:
+        return client.patch(url, json=fields, headers={"If-Match": etag})
+
+    changed = change(first, caption="two")
+    second = changed.headers["ETag"]
+    assert (changed.status_code, client.get(url).headers["ETag"]) == (200, second)
+    assert second != first
+    refused = change(first, caption="three")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (412, "item_changed")
+    assert change(f"W/{second}", caption="three").status_code == 412
+    assert client.get(url).json()["caption"] == "two"
+    assert change(f"{first}, {second}", tags=["x"]).status_code == 200
+    assert change("*", tags=["y"]).status_code == 200
+    with ThreadPoolExecutor(8) as pool:
+        etag = client.get(url).headers["ETag"]
+        codes = list(pool.map(lambda n: change(etag, time=n).status_code, range(8)))
+    assert sorted(codes) == [200, *[412] * 7]
+    client.delete(url)
+    assert change("*", tags=["z"]).status_code == 404
+
+
 def test_a_file_stays_while_an_item_refers_to_it(client: TestClient, service: Service) -> None:
     id = client.post("/v1/items", json=new(201)).json()["id"]
     others, pictures = (service.collections[name].collection for name in ("others", "pictures"))
@@ -304,7 +330,7 @@ def test_a_record_that_cannot_be_written_leaves_no_file(
 ) -> None:
     folder = service.settings.uploads
     assert folder is not None
-    monkeypatch.setattr(type(service.collections["others"].collection), "upsert", full)
+    monkeypatch.setattr(type(service.collections["others"].collection), "update", full)
     assert client.post("/v1/items", json=new(208)).status_code == 507
     assert list(folder.rglob(f"{content_id(image_bytes(208))}*")) == []
     assert ids(client, {"text": "a cat"})

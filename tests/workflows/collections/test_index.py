@@ -31,6 +31,7 @@ from coca.workflows.collections.index import (
     index_images,
     index_sources,
 )
+from store_changes import patch
 from tiny_data import image_bytes
 
 
@@ -153,7 +154,7 @@ def test_new_metadata_of_a_source_keeps_favourites_and_hidden_records(
 ) -> None:
     index_images([album], model, uri=uri, captions=False)
     with open_collection(uri) as collection:
-        collection.patch({id: {"hidden": True, "tags": (FAVOURITE,)} for id in collection.ids()})
+        patch(collection, {id: {"hidden": True, "tags": (FAVOURITE,)} for id in collection.ids()})
     (album / "b.json").write_text(json.dumps({"captions": ["new b"], "tags": ["t"], "year": 1}))
     report = index_images([album], model, uri=uri, captions=False, prune=True).report
     assert report == IngestReport(updated=1, unchanged=2)

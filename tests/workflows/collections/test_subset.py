@@ -23,6 +23,7 @@ from coca.search.stores import open_collection
 from coca.workflows.collections.image_resolver import is_within
 from coca.workflows.collections.image_sources import open_sources, resolve_uris
 from coca.workflows.collections.subset import check_out, write_subset
+from store_changes import patch
 from tiny_data import image_bytes
 
 
@@ -225,7 +226,7 @@ def test_an_address_stays_an_address(collection: Collection, tmp_path: Path) -> 
     ingest(open_sources(resolve_uris([tmp_path / "set.jsonl"])), StandIn(), collection)
     (record,) = collection.get(collection.ids()).values()
     address = "https://example.org/none.png"
-    collection.patch({record.id: {"path": address, "origin": Origin()}})
+    patch(collection, {record.id: {"path": address, "origin": Origin()}})
     write_subset(tmp_path / "some.jsonl", collection, {record.id: 0.0})
     assert json.loads((tmp_path / "some.jsonl").read_text())["image"] == address
 

@@ -1,7 +1,7 @@
 """Commands `coca collection`: list, describe, show hidden records, export, index, drop."""
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -132,7 +132,10 @@ def unhide(
         if unknown := set(ids or ()).difference(hidden):
             raise SearchError(f"{min(unknown)!r} is not a hidden record of collection {name!r}")
         found = sorted(set(ids or hidden))
-        collection.patch({id: {"hidden": False} for id in found})
+        collection.update(
+            found,
+            lambda stored: {id: replace(record, hidden=False) for id, record in stored.items()},
+        )
     console.say(f"searches find {len(found):,} records again")
     console.emit({"collection": name, "shown": found})
 

@@ -1,13 +1,14 @@
 """Write loaded images in batches: find known bytes, encode new ones, merge, and upsert."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from coca.core.errors import DataError
 from coca.core.files.local_files import doubt, nearest
 from coca.core.progress import Bar
+from coca.search.edits import update_embedded
 from coca.search.filters import where
 from coca.search.ingest.encoding import Captioner, Encoder
 from coca.search.ingest.ingest_report import BadLog, Copy, IngestReport
@@ -121,19 +122,7 @@ class BatchWriter:
         for draft in good:
             draft.record = completed(draft.record, encoded[draft.item.content])
         self._embed_captions(good)
-        # The models take seconds, in which people may have changed a record.
-        current = self._collection.get([draft.item.entry.id for draft in good if draft.before])
-        changed = [
-            draft
-            for draft in good
-            if draft.base is draft.before != current.get(draft.item.entry.id, draft.before)
-        ]
-        for draft in changed:
-            draft.base = draft.before = current[draft.item.entry.id]
-            draft.record = completed(_started(draft), encoded[draft.item.content])
-        self._embed_captions(changed)
-        self._count(good)
-        self._write(good, bad)
+        self._write(good, bad, encoded)
         ended = sum(item.series is not None for item in batch)
         alone = sum(
             item.entry.path == series_of(item.entry.path, item.entry.etag) for item in batch
@@ -273,29 +262,74 @@ class BatchWriter:
                 report.added += 1
             first.setdefault(content, draft.item.entry.path)
 
-    def _write(self, good: Sequence[_Draft], bad: Sequence[_Draft]) -> None:
-        """Write what changed, then delete the records that are replaced by it."""
-        changed = [draft.record for draft in good if not is_stored(draft.record, draft.before)]
-        self._collection.upsert(changed)
-        for record in changed:
-            self._known.remember(record)
-        # Former records of files that were moved, and of files that are no image any more.
-        ids = {
-            draft.base.id
-            for draft in good
-            if draft.base is not None and not self._known.is_listed(draft.base.id)
-            if self._known.has_left(draft.base) and _is_certain(draft.base)
-        }
-        ids |= {draft.item.entry.id for draft in bad if draft.before and not draft.is_same_image}
+    def _write(
+        self, good: Sequence[_Draft], bad: Sequence[_Draft], encoded: Mapping[str, Encoded]
+    ) -> None:
+        """Write what changed, and delete the records that are replaced by it.
+
+        The models take seconds, in which people may have changed a record, and other runs added it:
+        each is merged with what is stored when it is written.
+        """
+        replaced = {draft.item.entry.id for draft in bad if draft.before}
+        replaced -= {draft.item.entry.id for draft in bad if draft.is_same_image}
         for draft in good:
             if draft.item.series is not None:
-                ids |= self._known.stale(draft.item.series)
+                replaced |= self._known.stale(draft.item.series)
+        bases = {draft.base.id for draft in good if draft.base is not None}
+        gone = set[str]()
+
+        def change(stored: Mapping[str, Record]) -> dict[str, Record | None]:
+            for draft in good:
+                if _is_rebased(draft, stored):
+                    draft.record = completed(_started(draft), encoded[draft.item.content])
+            # Former records of files that were moved, and of files that are no image any more.
+            moved = {
+                draft.base.id
+                for draft in good
+                if draft.base is not None and not self._known.is_listed(draft.base.id)
+                if self._known.has_left(draft.base) and _is_certain(draft.base)
+            }
+            gone.clear()
+            gone.update(replaced | moved)
+            records = {draft.item.entry.id: draft.record for draft in good}
+            return dict.fromkeys(gone) | records
+
+        update_embedded(
+            self._collection,
+            [*(draft.item.entry.id for draft in good), *bases, *replaced],
+            change,
+            lambda texts: self._encoder.embedder.embed_texts(texts),
+        )
+        self._count(good)
+        for draft in good:
+            if not is_stored(draft.record, draft.before):
+                self._known.remember(draft.record)
             if draft.before is not None and not draft.is_same_image:
                 self._displaced[draft.before.content] = draft.before
         while len(self._displaced) > _MOST_DISPLACED:
             del self._displaced[next(iter(self._displaced))]
-        self._collection.delete(ids)
-        self._known.forget(ids)
+        self._known.forget(gone)
+
+
+def _is_rebased(draft: _Draft, stored: Mapping[str, Record]) -> bool:
+    """Let a draft go on from the records as they are stored now; return whether they changed."""
+    before, base = draft.before, draft.base
+    current = stored.get(draft.item.entry.id)
+    if current is not None:
+        draft.before = current
+        if base is before or current.content == draft.item.content:
+            draft.base = current
+    if draft.base is base is not None and base is not before:
+        moved = stored.get(base.id)
+        # Another image may be at the former path.
+        if moved is not None and (moved.content, moved.origin.etag) == (
+            base.content,
+            base.origin.etag,
+        ):
+            draft.base = moved
+    if draft.base is None or draft.base is base:
+        return False
+    return base is None or not is_stored(draft.base, base)
 
 
 def _started(draft: _Draft) -> Record:
@@ -304,7 +338,7 @@ def _started(draft: _Draft) -> Record:
     assert item.image is not None
     fresh = new_record(item.entry, item.image, item.header, item.content)
     if base is not None:
-        return merged(base, fresh, item.header.annotation)
+        return merged(base, fresh, item.header.annotation, given_at=item.image.changed_at)
     # An image is hidden if all its copies are.
     hidden = bool(twins) and all(twin.hidden for twin in twins)
     return marked(fresh, hidden=hidden, favourite=any(FAVOURITE in twin.tags for twin in twins))

@@ -8,6 +8,7 @@ favourites stay so.
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -122,13 +123,16 @@ def new_record(entry: Entry, image: SourceImage, header: Header, content: str) -
     )
 
 
-def merged(base: Record, fresh: Record, carried: Annotation) -> Record:
+def merged(
+    base: Record, fresh: Record, carried: Annotation, *, given_at: float = math.inf
+) -> Record:
     """Build the record of an image from what its source says now and from an older record.
 
     Args:
         base: The record of the path before; or of another path, from which the file was moved.
         fresh: The record that the source would have without it.
         carried: Metadata that the image itself carries.
+        given_at: Time of the last change of the source, see `SourceImage.changed_at`.
     """
     is_same_image = base.content == fresh.content
     if is_same_image:
@@ -138,7 +142,7 @@ def merged(base: Record, fresh: Record, carried: Annotation) -> Record:
     if not is_kept:
         if not is_same_image:
             base = replace(base, origin=without_generated(base.origin))
-        fresh = kept(base, fresh)
+        fresh = kept(base, fresh, given_at=given_at)
         return marked(fresh, hidden=base.hidden, favourite=FAVOURITE in base.tags)
     by_default = base.album == _default_album(base.path, base.origin.etag)
     record = replace(

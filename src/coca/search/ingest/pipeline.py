@@ -124,14 +124,25 @@ def ingest_vectors(
     with progress("index vectors", sum(info.images for info in infos)) as bar:
         for batch in batches((one for file in files for one in read_vectors(file)), batch_size):
             given = {record.id: record for record in batch}
-            stored = collection.get(given)
-            changed = [
-                _given(record, stored.get(id), report)
-                for id, record in given.items()
-                if id not in stored or not _is_there(record, stored[id])
-            ]
-            report.unchanged += len(batch) - len(changed)
-            collection.upsert(changed)
+            there = set[str]()
+
+            def change(
+                stored: Mapping[str, Record],
+                given: Mapping[str, Record] = given,
+                there: set[str] = there,
+            ) -> dict[str, Record]:
+                there.clear()
+                there.update(stored)
+                return {
+                    id: _given(record, stored.get(id))
+                    for id, record in given.items()
+                    if id not in stored or not _is_there(record, stored[id])
+                }
+
+            written = collection.update(given, change)
+            report.unchanged += len(batch) - len(written)
+            report.updated += len(there & written.keys())
+            report.added += len(written.keys() - there)
             bar.advance(len(batch))
         collection.flush()
     return report
@@ -143,12 +154,10 @@ def _is_there(record: Record, stored: Record) -> bool:
     return same and (not record.caption or is_captioned(stored))
 
 
-def _given(record: Record, stored: Record | None, report: IngestReport) -> Record:
+def _given(record: Record, stored: Record | None) -> Record:
     """Merge a record with vectors of its own into the stored one of its path."""
     if stored is None:
-        report.added += 1
         return record
-    report.updated += 1
     new = completed(merged(stored, record, Annotation()), Encoded.of([record]))
     is_own = new.text_vector is None and new.caption == record.caption
     return replace(new, text_vector=record.text_vector) if is_own else new

@@ -4,9 +4,11 @@ This module has the source of files. Others, such as tars and tables, implement 
 """
 
 import logging
+import math
 import os
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -40,6 +42,9 @@ class SourceImage:
     """Metadata of the image."""
     modified_at: int = 0
     """Modification time of the file, in seconds since 1970, for images without a capture time."""
+    changed_at: float = math.inf
+    """Time of the last change of the image and its metadata, in seconds since 1970; infinite if
+    unknown. An edit after it stays."""
     etag: str = ""
     """Etag: changes with the file, known without reading it; empty if the source has none."""
 
@@ -104,6 +109,19 @@ def read_annotation(image: str | Path) -> Annotation:
     for packet in read_xmp_sidecars(image, max_bytes=MAX_XMP_BYTES):
         annotation = annotation.over(read_xmp(packet))
     return annotation
+
+
+def last_change(file: str) -> float:
+    """Return the last modification time of an image or video and its sidecar files.
+
+    Returns:
+        Seconds since 1970; infinity if the file is not local.
+    """
+    times = []
+    for path in (file, *sidecar_paths(file)):
+        with suppress(OSError, ValueError):  # ValueError: a NUL in the name
+            times.append(os.stat(path).st_mtime)
+    return max(times, default=math.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,11 +286,14 @@ class FileSource:
 
     def read(self, entry: Entry) -> SourceImage:
         """Read the file and its metadata."""
+        # Before both are read, so that no later change counts as earlier.
+        changed_at = last_change(entry.path)
         return SourceImage(
             path=entry.path,
             data=read_file(entry.path),
             annotation=self.annotation(entry),
             modified_at=modified_at(entry.path),
+            changed_at=changed_at,
             etag=entry.etag,
         )
 

@@ -5,7 +5,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar, get_args
+from typing import TypeVar, get_args
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -31,6 +31,7 @@ from coca.search.milvus.rows import (
     vector_of,
 )
 from coca.search.milvus.schema import TEXT_BM25, TEXT_WORDS
+from coca.search.milvus.turns import Turn, TurnLostError, last_write, take_turn
 from coca.search.milvus.vector_index import VectorIndex
 from coca.search.ranking import TypedQuery
 from coca.search.records import (
@@ -49,7 +50,7 @@ from coca.search.records import (
     unit_rows,
 )
 from coca.search.search_options import Ranking, SearchOptions, Side, check_text
-from coca.search.store import Changes, check_changes, repr_of
+from coca.search.store import Change, Changes, changed_by, repr_of
 from coca.search.words import named_keys, query_terms, search_terms
 
 _KEPT_CHANGES = 10_000
@@ -63,7 +64,8 @@ class MilvusCollection:
     """Collection of Milvus; see `coca.search.store.Collection`. `MilvusStore` opens it.
 
     Writes of this client are found by its next call; those of other clients after the staleness
-    limit of the collection, some seconds by default. All methods raise a `SearchError` if another
+    limit of the collection, some seconds by default. Clients write in turns; see
+    `coca.search.milvus.turns`. All methods raise a `SearchError` if another
     collection has taken the name, with the vectors of another model.
 
     Attributes:
@@ -76,11 +78,10 @@ class MilvusCollection:
         self.info, layout = schema.describe_collection(connection, collection)
         self._rows = Rows(connection, schema.load_collection(connection, layout))
         self.info = replace(self.info, count=self._rows.count())
-        self._version = self._unflushed = 0
-        self._count: int | None = self.info.count
+        self._unflushed = 0
         self._written: deque[tuple[int, str]] = deque(maxlen=_KEPT_CHANGES)
-        # Version from which on all written ids are known.
-        self._known_since = 0
+        # Number of the last known write, and that from which on all written ids are known.
+        self._version = self._known_since = last_write(connection, layout.own_name)
 
     def _current(self) -> Rows:
         """Return the rows of the collection that has the name now.
@@ -94,10 +95,11 @@ class MilvusCollection:
             taking = Rows(self._connection, schema.load_collection(self._connection, layout))
             # A strong read waits for what was written last; then other reads find it, too.
             taking.count()
+            number = last_write(self._connection, layout.own_name)
             with self._lock:
                 if layout.own_name != self._rows.layout.own_name:
                     self._rows = taking
-                    self._note_unknown()
+                    self._version = self._known_since = number
         return self._rows
 
     def _read(self, read: Callable[[Rows], _T]) -> _T:
@@ -109,21 +111,20 @@ class MilvusCollection:
                 raise
             return read(self._current())
 
-    def _write(self, ids: Iterable[str], write: Callable[[Rows], None]) -> None:
-        """Write rows; again if another collection took the name, which may lack them."""
-        try:
-            while True:
-                rows = self._current()
-                try:
-                    write(rows)
-                except SearchError as error:
-                    if not self._connection.is_missing(error):
-                        raise
-                if self._current() is rows:
-                    return
-        finally:
-            # Also after a failure, since a part of the rows may be written.
-            self._note(ids)
+    def _write(self, write: Callable[[Rows, Turn], _T]) -> _T:
+        """Write rows in a turn of this client, of the collection that has the name then."""
+        while True:
+            rows = self._current()
+            try:
+                with take_turn(self._connection, rows.layout.own_name) as turn:
+                    # Another collection takes the name in a turn, too.
+                    if self._current() is rows:
+                        return write(rows, turn)
+            except TurnLostError:
+                continue
+            except SearchError as error:
+                if not self._connection.is_missing(error) or self._current() is rows:
+                    raise
 
     @property
     def index_type(self) -> VectorIndex:
@@ -180,7 +181,7 @@ class MilvusCollection:
             check_records(batch, self.info.embed_dim)
             # One row an id: with duplicate ids, servers keep both rows or refuse the batch.
             distinct = {record.id: record for record in batch}
-            self._write(distinct, partial(_upsert, distinct.values()))
+            self._write(partial(self._replace, distinct))
             written += len(batch)
         return written
 
@@ -189,35 +190,54 @@ class MilvusCollection:
         deleted = 0
         for batch in batches(ids, BATCH_ROWS):
             if stored := list(self._read(partial(Rows.get, ids=batch, columns=[ID]))):
-                self._write(stored, partial(Rows.delete, ids=stored))
+                self._write(partial(self._replace, dict.fromkeys(stored)))
             deleted += len(stored)
         return deleted
 
-    def patch(self, changes: Mapping[str, Mapping[str, Any]]) -> int:
-        """Change fields of records; see `Collection.patch`."""
-        check_changes(changes)
-        patched = 0
-        for batch in batches(changes, BATCH_ROWS):
-            stored = self.get(batch)
-            patched += self.upsert(replace(record, **changes[id]) for id, record in stored.items())
-        return patched
+    def update(self, ids: Iterable[str], change: Change) -> dict[str, Record]:
+        """Read, change and write records in a turn of this client; see `Collection.update`."""
+        wanted, embed_dim = list(dict.fromkeys(ids)), self.info.embed_dim
+        # Before the turn, so that other writers do not wait for it: a strong read takes 0.2 s.
+        read = self._current()
+        number = last_write(self._connection, read.layout.own_name)
+        stored = _records(read, wanted, vectors=True)
+        left, differing = changed_by(change, stored, embed_dim)
+        if not differing:
+            return left
 
-    def _note(self, ids: Iterable[str]) -> None:
-        """Note written ids for `changes`."""
+        def write(rows: Rows, turn: Turn) -> dict[str, Record]:
+            kept, written = left, differing
+            if rows is not read or turn.number != number + 1:
+                kept, written = changed_by(change, _records(rows, wanted, vectors=True), embed_dim)
+            self._replace(written, rows, turn)
+            return kept
+
+        return self._write(write)
+
+    def _replace(self, records: Mapping[str, Record | None], rows: Rows, turn: Turn) -> None:
+        """Write records by id, or delete them (None), and note their ids for `changes`."""
+        new = [to_row(record, rows.layout) for record in records.values() if record is not None]
+        gone = [id for id, record in records.items() if record is None]
+        turn.check()
+        try:
+            for batch in batches(new, BATCH_ROWS):
+                rows.upsert(batch)
+            for ids in batches(gone, BATCH_ROWS):
+                rows.delete(ids)
+        finally:
+            # Also after a failure, since a part of the rows may be written.
+            self._note(records, turn.number)
+
+    def _note(self, ids: Iterable[str], number: int) -> None:
         with self._lock:
-            self._version += 1
+            if number > self._version + 1:
+                self._known_since = number - 1
+            self._version = number
             for id in ids:
                 if len(self._written) == _KEPT_CHANGES:
-                    self._known_since = self._written[0][0]
-                self._written.append((self._version, id))
+                    self._known_since = max(self._known_since, self._written[0][0])
+                self._written.append((number, id))
                 self._unflushed += 1
-            # A write changes the count by a number that Milvus does not return.
-            self._count = None
-
-    def _note_unknown(self) -> None:
-        """Note that another client wrote; the lock must be held."""
-        self._version += 1
-        self._known_since, self._count = self._version, None
 
     def saved_searches(self) -> dict[str, str]:
         """Read the saved searches by name."""
@@ -231,16 +251,15 @@ class MilvusCollection:
         self._read(lambda rows: schema.keep_property(self._connection, rows.layout, key, search))
 
     def changes(self, since: int = -1) -> Changes:
-        """Return the current version, and the ids that this client wrote since another version.
+        """Return the number of the last write, and the ids written since another one.
 
-        Versions are of this object. Writes of other clients are noticed where they change the
-        number of records.
+        The ids are known if only this object has written.
         """
-        count = self._recent_count()
+        number = last_write(self._connection, self._current().layout.own_name)
         with self._lock:
-            if self._count not in (None, count):
-                self._note_unknown()
-            self._count = count
+            # It is lower while this client writes.
+            if number > self._version:
+                self._version = self._known_since = number
             if since < self._known_since:
                 return Changes(self._version, None)
             ids = (id for version, id in self._written if version > since)
@@ -351,10 +370,6 @@ class MilvusCollection:
 def expression(filter: str) -> str:
     """Translate a filter to the language of Milvus."""
     return to_milvus(parse(filter))
-
-
-def _upsert(written: Iterable[Record], rows: Rows) -> None:
-    rows.upsert([to_row(record, rows.layout) for record in written])
 
 
 def _records(rows: Rows, ids: Iterable[str], *, vectors: bool) -> dict[str, Record]:

@@ -17,6 +17,7 @@ from coca.search.milvus.collection import MilvusCollection
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.rows import Rows
 from coca.search.milvus.schema import CollectionSettings
+from coca.search.milvus.turns import last_write, note_write, take_turn
 from coca.search.records import CollectionInfo
 from coca.search.store import (
     Store,
@@ -133,8 +134,7 @@ class MilvusStore(Store):
     def promote(self, staged: str, collection: str, *, version: int | None = None) -> bool:
         """Let the collection `staged` take the name `collection`; see `Store.promote`.
 
-        A server cannot check a version. A process that is killed meanwhile leaves one of both under
-        a name of its own, see `list`.
+        A process that is killed meanwhile leaves one of both under a name of its own, see `list`.
         """
         check_characters(collection)
         taking = self._own_name(staged)
@@ -146,14 +146,22 @@ class MilvusStore(Store):
         self._connection.call(
             "query", taking, output_fields=["count(*)"], consistency_level="Strong"
         )
-        if former:
+        if not former:
+            # Before the other call, so that no collection ever has two names.
+            self._drop_aliases(taking)
+            self._connection.call("create_alias", taking, collection)
+            return True
+        # Other clients wait for the end of the turn, and then find the other collection.
+        with take_turn(self._connection, former) as turn:
+            if version is not None and turn.number != version + 1:
+                return False
             layout = schema.describe_collection(self._connection, taking)[1]
             for name, search in schema.saved_searches(self._connection, former).items():
                 schema.keep_property(self._connection, layout, schema.SEARCH + name, search)
-        # Before the other call, so that no collection ever has two names.
-        self._drop_aliases(taking)
-        self._connection.call("alter_alias" if former else "create_alias", taking, collection)
-        if former:
+            last = max(turn.number, last_write(self._connection, taking))
+            note_write(self._connection, taking, last + 1)
+            self._drop_aliases(taking)
+            self._connection.call("alter_alias", taking, collection)
             self._drop(former)
         return True
 

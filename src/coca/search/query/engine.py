@@ -12,7 +12,7 @@ from coca.core.errors import ArgumentError, SearchError
 from coca.core.files.local_files import read_file
 from coca.runtime.image_file import read_image, size_of
 from coca.runtime.inputs import as_images, as_texts
-from coca.search.edits import edited, undone, write_changes
+from coca.search.edits import edited, undone, update_embedded
 from coca.search.filters import where
 from coca.search.perceptual_hash import perceptual_hash
 from coca.search.predictor import CaptionScorer, Embedder
@@ -220,11 +220,13 @@ class SearchEngine:
         return self._write(ids, lambda record: undone(record, fields))
 
     def _write(self, ids: Sequence[str], change: Callable[[Record], Record]) -> list[Record]:
-        stored = self.collection.get(ids)
-        if missing := [id for id in ids if id not in stored]:
-            raise self._missing(missing[0])
-        changed = {id: (record, change(record)) for id, record in stored.items()}
-        return write_changes(self.collection, changed, self.embedder.embed_texts)
+        def changed(stored: Mapping[str, Record]) -> dict[str, Record]:
+            if missing := [id for id in ids if id not in stored]:
+                raise self._missing(missing[0])
+            return {id: change(record) for id, record in stored.items()}
+
+        written = update_embedded(self.collection, ids, changed, self.embedder.embed_texts)
+        return [*written.values()]
 
     def search(
         self,

@@ -3,11 +3,13 @@
 import os
 import sqlite3
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
@@ -18,13 +20,9 @@ from coca.search.filter_language import parse
 from coca.search.filter_printers import to_sql
 from coca.search.ranking import TypedQuery, ranked_hit
 from coca.search.records import (
-    PERCEPTUAL_HASH,
-    TEXT_VECTOR,
-    VECTOR,
     CollectionInfo,
     Hit,
     Record,
-    batches,
     check_records,
     unit_rows,
 )
@@ -32,14 +30,15 @@ from coca.search.search_options import MAX_RESULTS, Ranking, SearchOptions, Side
 from coca.search.sqlite import blocks, postings, tables
 from coca.search.sqlite.database import Database
 from coca.search.sqlite.scan import Scan
-from coca.search.store import Changes, check_changes, repr_of
+from coca.search.store import Change, Changes, changed_by, has_same_vectors, repr_of
 
-_WRITE_ROWS = 1_000
-"""Records written in one transaction."""
+_WRITE_S, _LEAST_ROWS, _WRITE_ROWS = 0.1, 64, 1_000
+"""Time of a transaction, in seconds, for which other writers wait, and its number of records."""
 _MASKS = 16
 """Number of filters whose rows are kept; each takes a byte a record."""
 _KEPT_DELETIONS = 10_000
 """Writes for which deleted ids are known."""
+T = TypeVar("T")
 _COLUMN: Mapping[Side, str] = {"image": "image", "text": "caption"}
 
 
@@ -58,6 +57,8 @@ class SqliteCollection:
         # More threads would wait for each other at every step: 32 have two thirds of the speed.
         self._turns = threading.BoundedSemaphore(os.cpu_count() or 1)
         self._scan, self._version = Scan((), info.embed_dim), -1
+        # Time that the last write took a record, in seconds.
+        self._row_s = _WRITE_S / _WRITE_ROWS
         self._masks: OrderedDict[str, Bool[np.ndarray, " N"]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -77,7 +78,7 @@ class SqliteCollection:
     def upsert(self, records: Iterable[Record]) -> int:
         """Write records; see `Collection.upsert`. A transaction has at most 1,000 of them."""
         written = 0
-        for batch in batches(records, _WRITE_ROWS):
+        for batch in self._short(records):
             check_records(batch, self.info.embed_dim)
             with self._writing() as (connection, state):
                 self._write(connection, state, {record.id: record for record in batch})
@@ -87,34 +88,42 @@ class SqliteCollection:
     def delete(self, ids: Iterable[str]) -> int:
         """Delete records, and return how many there were; missing ids are ignored."""
         deleted = 0
-        for batch in batches(dict.fromkeys(ids), _WRITE_ROWS):
+        for batch in self._short(dict.fromkeys(ids)):
             with self._writing() as (connection, state):
                 deleted += self._write(connection, state, dict.fromkeys(batch), vectors=False)
         return deleted
 
-    def patch(self, changes: Mapping[str, Mapping[str, Any]]) -> int:
-        """Change fields of records; see `Collection.patch`."""
-        check_changes(changes)
-        changed = 0
-        for ids in batches(changes, _WRITE_ROWS):
-            with self._writing() as (connection, state):
-                found = tables.read_records(connection, self._name, ids, vectors=True)
-                if not found:
-                    continue
-                new = {id: replace(record, **changes[id]) for id, (_, record) in found.items()}
-                check_records([*new.values()], self.info.embed_dim)
-                touched = {name for id in found for name in changes[id]}
-                vectors = not touched.isdisjoint((VECTOR, TEXT_VECTOR, PERCEPTUAL_HASH))
-                self._write(connection, state, new, vectors=vectors)
-            changed += len(found)
-        return changed
+    def update(self, ids: Iterable[str], change: Change) -> dict[str, Record]:
+        """Read, change and write records in one transaction; see `Collection.update`."""
+        wanted, embed_dim = list(ids), self.info.embed_dim
+        # Outside of the transaction first, so that other writers do not wait for it.
+        with self._reading() as (connection, _):
+            before = tables.read_seqs(connection, self._name, wanted)
+            stored = self._stored(connection, wanted)
+        left, differing = changed_by(change, stored, embed_dim)
+        if not differing:
+            return left
+        with self._writing() as (connection, state):
+            if tables.read_seqs(connection, self._name, wanted) != before:
+                stored = self._stored(connection, wanted)
+                left, differing = changed_by(change, stored, embed_dim)
+            vectors = any(
+                id not in stored or not has_same_vectors(record, stored[id])
+                for id, record in differing.items()
+                if record is not None
+            )
+            self._write(connection, state, differing, vectors=vectors)
+        return left
+
+    def _stored(self, connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Record]:
+        found = tables.read_records(connection, self._name, ids, vectors=True)
+        return {id: found[id][1] for id in ids if id in found}
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
         """Read the records with these ids; missing ids are skipped."""
         wanted = list(ids)
         with self._reading() as (connection, _):
-            found = tables.read_records(connection, self._name, wanted, vectors=True)
-        return {id: found[id][1] for id in wanted if id in found}
+            return self._stored(connection, wanted)
 
     def hits(self, scores: Mapping[str, float]) -> list[Hit]:
         """Build hits with these scores, in this order; missing ids are skipped."""
@@ -265,6 +274,17 @@ class SqliteCollection:
 
     # Transactions.
 
+    def _short(self, items: Iterable[T]) -> Iterator[list[T]]:
+        """Split items to write into transactions, which are short while others write as well."""
+        iterator = iter(items)
+        while batch := list(islice(iterator, self._write_rows())):
+            yield batch
+
+    def _write_rows(self) -> int:
+        if not self._database.is_shared():
+            return _WRITE_ROWS
+        return min(max(int(_WRITE_S / self._row_s), _LEAST_ROWS), _WRITE_ROWS)
+
     @contextmanager
     def _reading(self) -> Iterator[tuple[sqlite3.Connection, tables.State]]:
         with self._database.reading() as connection:
@@ -377,6 +397,7 @@ class SqliteCollection:
         Returns:
             The number of these ids that had a record.
         """
+        began_s = time.monotonic()
         name, seq = self._name, tables.next_write(connection)
         before = tables.read_records(connection, name, records, vectors=False)
         new = [id for id, record in records.items() if record and id not in before]
@@ -409,6 +430,7 @@ class SqliteCollection:
             "full_before = ? WHERE name = ?",
             (seq, end, len(new) - len(gone), length, forgotten, name),
         )
+        self._row_s = max(time.monotonic() - began_s, 1e-6) / len(records)
         return len(before)
 
 

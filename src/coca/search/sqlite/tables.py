@@ -243,6 +243,12 @@ def read_records(
     }
 
 
+def read_seqs(connection: sqlite3.Connection, name: str, ids: Iterable[str]) -> dict[str, int]:
+    """Read the number of the last write of records by id; missing ids are skipped."""
+    sql = f'SELECT id, seq FROM "{name}" WHERE id {_AMONG}'
+    return dict(connection.execute(sql, (json.dumps(list(ids)),)).fetchall())
+
+
 def select(
     connection: sqlite3.Connection,
     name: str,

@@ -36,12 +36,16 @@ class ServedCollection:
         """Read an item."""
         record = self.collection.get([id]).get(id)
         if record is None:
-            raise ServiceError(
-                f"there is no item {id!r} in collection {self.name!r}",
-                status=404,
-                code="no_such_item",
-            )
+            raise self.missing(id)
         return record
+
+    def missing(self, id: str) -> ServiceError:
+        """Build the error of a missing item."""
+        return ServiceError(
+            f"there is no item {id!r} in collection {self.name!r}",
+            status=404,
+            code="no_such_item",
+        )
 
 
 def thumbnail_key(info: CollectionInfo, id: str, content: str) -> str:

@@ -2,13 +2,14 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection as AnyOf
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from urllib.parse import quote
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.responses import FileResponse
 from pydantic import Field
 from starlette.convertors import Convertor, register_url_convertor
@@ -17,7 +18,7 @@ from coca.core.errors import CocaError, ConfigError
 from coca.core.files.formats import media_type_of
 from coca.core.files.local_files import file_etag
 from coca.runtime.text_reader import MAX_SIDE_PX
-from coca.search.edits import edited, undone, write_changes
+from coca.search.edits import edited, undone, update_embedded
 from coca.search.filters import where
 from coca.search.ingest.photo_metadata import PHOTO_FIELDS, Annotation, reads_of_files, with_place
 from coca.search.records import (
@@ -35,10 +36,9 @@ from coca.search.records import (
     storage_error,
 )
 from coca.search.records import Hit as FoundHit
-from coca.search.store import Collection
 from coca.server.bodies import MAX_LIMIT, Body, CollectionName, DataUri, ItemId, Metadata, Whole
 from coca.server.collections.served_collection import ServedCollection
-from coca.server.errors import WRITE_ERRORS, ServiceError
+from coca.server.errors import CHANGED_ERRORS, WRITE_ERRORS, ServiceError
 from coca.server.images.data_uris import read_data_uri
 from coca.server.images.uploads import SIDES
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant, UncountedRoute, Writer
@@ -267,8 +267,10 @@ def add_item(tenant: Tenant, new: NewItem) -> tuple[Record, bool]:
                 perceptual_hash=image.perceptual_hash,
                 origin=origin,
             )
+            added = {record.id: record}
             try:
-                served.collection.upsert([record])
+                # Another process may have added it, and people may have edited it since.
+                (record,) = served.collection.update(added, lambda stored: stored or added).values()
             except CocaError:
                 service.remove_upload(record.path)
                 raise
@@ -284,40 +286,81 @@ def _item_of_image(tenant: Tenant, served: ServedCollection, content: str) -> Re
 
 
 def change_items(
-    tenant: Tenant, served: ServedCollection, ids: Iterable[str], change: ItemChange
+    tenant: Tenant,
+    served: ServedCollection,
+    ids: Iterable[str],
+    change: ItemChange,
+    *,
+    if_match: str | None = None,
 ) -> tuple[list[Record], list[str]]:
     """Apply the same changes to several items; copies of their images follow in some of them.
+
+    Args:
+        tenant: Tenant of the request.
+        served: Collection of the items.
+        ids: Their ids.
+        change: The changes.
+        if_match: Header with the etags that the items may have; None: any.
 
     Returns:
         The changed records, copies last, and the ids that do not exist.
     """
     wanted, collection = list(dict.fromkeys(ids)), served.collection
-    embed_texts = tenant.service.model.embed_texts
-    with served.writing():
-        stored = collection.get(wanted)
-        size = _size(change.model_dump(exclude_none=True, exclude={"ids", "collection"}))
-        tenant.count_bytes(size * len(stored))
-        changes = {id: (stored[id], _changed(stored[id], change)) for id in wanted if id in stored}
-        changed = [record for _, record in changes.values()]
-        for record in changed:
+    hits = {hit.id: hit for hit in collection.hits(dict.fromkeys(wanted, 0.0))}
+    size = _size(change.model_dump(exclude_none=True, exclude={"ids", "collection"}))
+    tenant.count_bytes(size * len(hits))
+
+    def changed(stored: Mapping[str, Record]) -> dict[str, Record]:
+        there = [id for id in wanted if id in stored]
+        for id in there:
+            _check_unchanged(stored[id], if_match)
+        new = {id: _changed(stored[id], change) for id in there}
+        for record in new.values():
             _check(record.caption, record.metadata, record.tags, record.album, record.time)
-        if any((old.hidden, old.tags) != (new.hidden, new.tags) for old, new in changes.values()):
-            copies = _changed_copies(collection, changed)
-            changes |= {new.id: (old, new) for old, new in copies}
-        changed = write_changes(collection, changes, embed_texts)
-    tenant.record("change", served.name, ids=[record.id for record in changed])
-    return changed, [id for id in wanted if id not in stored]
+        differing = [
+            record
+            for id, record in new.items()
+            if (record.hidden, record.tags) != (stored[id].hidden, stored[id].tags)
+        ]
+        return new | _changed_copies(stored, differing, new.keys())
+
+    contents = sorted({hit.content for hit in hits.values() if hit.content})
+    copies = collection.ids(where(CONTENT, "in", contents)) if contents else []
+    read = dict.fromkeys([*wanted, *copies])
+    written = update_embedded(collection, read, changed, tenant.service.model.embed_texts)
+    tenant.record("change", served.name, ids=list(written))
+    return [*written.values()], [id for id in wanted if id not in written]
+
+
+def etag_of(record: Record) -> str:
+    """Compute the etag of an item, of what clients can see of its record."""
+    text = json.dumps(asdict(record.as_hit()), sort_keys=True, ensure_ascii=False)
+    return f'"{content_id(text.encode())}"'
+
+
+def _check_unchanged(record: Record, if_match: str | None) -> None:
+    if if_match is None or if_match.strip() == "*":
+        return
+    if etag_of(record) not in (etag.strip() for etag in if_match.split(",")):
+        raise ServiceError(
+            f"item {record.id!r} has changed since it was read: read it again, and repeat the "
+            "change",
+            status=412,
+            code="item_changed",
+        )
 
 
 def _changed(record: Record, change: ItemChange) -> Record:
     """Apply a change to a record; the vector of another caption is missing."""
     record = undone(record, change.undo) if change.undo else record
-    tags = [*(record.tags if change.tags is None else change.tags), *change.add_tags]
-    removed = set(change.remove_tags)
+    tags = None
+    if change.tags is not None or change.add_tags or change.remove_tags:
+        given = [*(record.tags if change.tags is None else change.tags), *change.add_tags]
+        tags = [tag for tag in given if tag not in change.remove_tags]
     record = edited(
         record,
         caption=change.caption,
-        tags=[tag for tag in tags if tag not in removed],
+        tags=tags,
         time=change.time,
         metadata=change.metadata,
     )
@@ -325,22 +368,22 @@ def _changed(record: Record, change: ItemChange) -> Record:
 
 
 def _changed_copies(
-    collection: Collection, changed: Sequence[Record]
-) -> list[tuple[Record, Record]]:
-    """List the other records of the same images that differ in `hidden` or as favourites.
+    stored: Mapping[str, Record], changed: Iterable[Record], ids: AnyOf[str]
+) -> dict[str, Record]:
+    """Hide the other stored records of changed images as well, and mark them as favourites.
 
-    Otherwise searches would find a copy of a hidden image.
+    Otherwise searches would find a copy of a hidden image. Copies that need no change are left out.
     """
-    ids = {record.id for record in changed}
     by_content = {record.content: record for record in changed if record.content}
-    copies = collection.get(set(collection.ids(where(CONTENT, "in", sorted(by_content)))) - ids)
-    found = []
-    for copy in copies.values():
+    found = {}
+    for id, copy in stored.items():
+        if id in ids or copy.content not in by_content:
+            continue
         record = by_content[copy.content]
         tags = [tag for tag in copy.tags if tag != FAVOURITE]
         tags += [FAVOURITE] if FAVOURITE in record.tags else []
         if record.hidden != copy.hidden or set(tags) != set(copy.tags):
-            found.append((copy, replace(copy, hidden=record.hidden, tags=tuple(tags))))
+            found[id] = replace(copy, hidden=record.hidden, tags=tuple(tags))
     return found
 
 
@@ -425,10 +468,15 @@ def video(id: Id, tenant: CurrentTenant, collection: Named = None) -> FileRespon
 
 
 @router.get("/{id:item}")
-def item(id: Id, tenant: CurrentTenant, collection: Named = None) -> Item:
-    """Return an item."""
+def item(id: Id, tenant: CurrentTenant, response: Response, collection: Named = None) -> Item:
+    """Return an item, with its `ETag`."""
     served = tenant.collection(collection)
-    return item_of(tenant, served, served.record(id))
+    return _answer(tenant, served, served.record(id), response)
+
+
+def _answer(tenant: Tenant, served: ServedCollection, record: Record, response: Response) -> Item:
+    response.headers["ETag"] = etag_of(record)
+    return item_of(tenant, served, record)
 
 
 @router.post("", status_code=201, responses={200: {"model": Item}, **WRITE_ERRORS})
@@ -436,7 +484,7 @@ def add(body: NewItem, tenant: Writer, response: Response) -> Item:
     """Add an image; status 200 and the unchanged item if the collection has it already."""
     record, new = add_item(tenant, body)
     response.status_code = 201 if new else 200
-    return item_of(tenant, tenant.collection(body.collection), record)
+    return _answer(tenant, tenant.collection(body.collection), record, response)
 
 
 @router.patch("", responses=WRITE_ERRORS)
@@ -446,13 +494,24 @@ def change_many(body: ItemChanges, tenant: Writer) -> Affected:
     return Affected(ids=[record.id for record in changed], missing=missing)
 
 
-@router.patch("/{id:item}", responses=WRITE_ERRORS)
-def change(id: Id, body: ItemChange, tenant: Writer, collection: Named = None) -> Item:
-    """Change caption, tags, time or metadata of an item, restore what was edited, or hide it."""
+@router.patch("/{id:item}", responses=WRITE_ERRORS | CHANGED_ERRORS)
+def change(
+    id: Id,
+    body: ItemChange,
+    tenant: Writer,
+    response: Response,
+    collection: Named = None,
+    if_match: Annotated[str | None, Header()] = None,
+) -> Item:
+    """Change caption, tags, time or metadata of an item, restore what was edited, or hide it.
+
+    With the header `If-Match`, only if the item still has this `ETag`; status 412 otherwise.
+    """
     served = tenant.collection(collection)
-    served.record(id)
-    (record, *_), _ = change_items(tenant, served, [id], body)
-    return item_of(tenant, served, record)
+    changed, missing = change_items(tenant, served, [id], body, if_match=if_match)
+    if missing:
+        raise served.missing(id)
+    return _answer(tenant, served, changed[0], response)
 
 
 @router.delete("/{id:item}", responses=WRITE_ERRORS)

@@ -12,7 +12,14 @@ from coca.core.errors import DataError
 from coca.core.files.formats import VIDEO_SUFFIXES
 from coca.core.files.local_files import Roots, check_regular, file_etag
 from coca.processing.video import read_frames
-from coca.search.ingest.sources import Entry, SourceImage, check_links, find_files, read_annotation
+from coca.search.ingest.sources import (
+    Entry,
+    SourceImage,
+    check_links,
+    find_files,
+    last_change,
+    read_annotation,
+)
 from coca.search.records import SECONDS, series_etag, series_path
 
 _SHORTER_PX = 720
@@ -65,6 +72,7 @@ class VideoSource:
     def series(self, entry: Entry) -> Iterator[SourceImage]:
         """Yield the frames of a file."""
         check_links(entry.path, self._within)
+        changed_at = last_change(entry.path)
         annotation = read_annotation(entry.path)
         caption = {"video_caption": annotation.caption} if annotation.caption else {}
         try:
@@ -89,6 +97,7 @@ class VideoSource:
                     metadata={**annotation.metadata, **caption, SECONDS: seconds},
                 ),
                 modified_at=modified_at,
+                changed_at=changed_at,
                 etag=entry.etag,
             )
 
