@@ -1,21 +1,27 @@
 """Edits that were acknowledged stay, whatever other editors and index runs write meanwhile."""
 
+import itertools
 import json
 import os
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from coca.core.errors import SearchError
 from coca.search.ingest.pipeline import ingest
+from coca.search.ingest.reindex import reindex
 from coca.search.ingest.sources import FileSource
 from coca.search.query.engine import SearchEngine
 from coca.search.store import Collection, Store
-from coca.search.stores import open_store
+from coca.search.stores import is_file, open_store
 from store_indexer import Slow
 
 pytestmark = [pytest.mark.contract, pytest.mark.slow]
@@ -87,6 +93,25 @@ def edit_until_done(collection: Collection, name: str, folder: Path) -> None:
         number += 1
     gone += sum(value_of(collection, name, id) != value for id, value in last.items())
     assert not gone, f"{gone} of {number} acknowledged edits of {name!r} are gone"
+
+
+def edit_until_reindexed(collection: Collection, name: str, folder: Path) -> None:
+    """Edit a key of all records until another model has the name; write what was acknowledged.
+
+    The pauses let a pass over all records end in which nothing changes.
+    """
+    engine, ids = SearchEngine(MODEL, collection), collection.ids()
+    last: dict[str, str] = {}
+    pause_s = 0.05 if is_file(collection.info.uri) else 6.0
+    with suppress(SearchError):
+        for number in itertools.count():
+            id, value = ids[number % len(ids)], f"{name} {number}"
+            engine.edit([id], metadata={name: value})
+            last[id] = value
+            if (folder.parent / "done").exists():
+                break
+            time.sleep(random.uniform(0, pause_s))
+    (folder.parent / f"{name}.json").write_text(json.dumps(last))
 
 
 def value_of(collection: Collection, name: str, id: str) -> str | None:
@@ -162,6 +187,21 @@ def test_an_index_run_of_changed_sidecars_ends_no_edit(
     run_beside(edit_until_done, ("title", "caption"), collection, photos, work)
     for record in collection.get(collection.ids()).values():
         assert (record.metadata["run"], record.tags) == (RUNS, (f"t{RUNS}",))
+
+
+@pytest.mark.timeout(900)
+def test_a_reindex_loses_no_edit(store: Store, collection: Collection, photos: Path) -> None:
+    name = collection.info.collection
+
+    def work() -> None:
+        assert reindex(store, name, Slow(2)).is_promoted
+
+    run_beside(edit_until_reindexed, ("left", "right"), collection, photos, work)
+    there = store.open(name)
+    records = there.get(there.ids())
+    for key in ("left", "right"):
+        for id, value in json.loads((photos.parent / f"{key}.json").read_text()).items():
+            assert records[id].metadata[key] == value
 
 
 if __name__ == "__main__":

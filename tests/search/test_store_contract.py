@@ -1,7 +1,7 @@
 """What a store is: the same laws on SQLite, on Milvus Lite and on a Milvus server."""
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -272,6 +272,52 @@ def test_fields_are_patched_and_the_others_stay(
             patch(collection, {"dog": {"album": "tags"}, "cat": wrong})
     assert collection.get(["dog"])["dog"].album == ""
     assert collection.get(["cat"])["cat"].caption == "a lion"
+
+
+def test_an_update_is_repeated_with_what_others_wrote(
+    store: Store, collection: Collection, make_record: MakeRecord
+) -> None:
+    collection.upsert([make_record("cat"), make_record("dog")])
+    other = store.open(SHARED)
+    calls: list[dict[str, Record]] = []
+
+    def change(stored: Mapping[str, Record]) -> dict[str, Record | None]:
+        if not calls:
+            patch(other, {"cat": {"album": "theirs"}})
+        calls.append(dict(stored))
+        new = make_record("new", album="mine")
+        return {"cat": replace(stored["cat"], tags=("mine",)), "dog": None, "new": new}
+
+    written = collection.update(["cat", "dog", "new", "absent"], change)
+    assert [call["cat"].album for call in calls] == ["", "theirs"]
+    assert written == collection.get(["cat", "dog", "new"])
+    assert (written["cat"].album, written["cat"].tags) == ("theirs", ("mine",))
+    assert sorted(written) == ["cat", "new"]
+
+    def refuse(stored: Mapping[str, Record]) -> dict[str, Record]:
+        raise KeyError(*stored)
+
+    with pytest.raises(KeyError, match="new"):
+        collection.update(["new"], refuse)
+    # What is stored already is not written.
+    version = collection.changes().version
+    assert collection.update(["new"], lambda stored: stored) == {"new": written["new"]}
+    assert collection.changes().version == version
+
+
+def test_writes_of_other_clients_change_the_version(
+    store: Store, collection: Collection, make_record: MakeRecord
+) -> None:
+    other = store.open(SHARED)
+    collection.upsert([make_record("cat")])
+    version = other.changes().version
+    assert other.changes(version).ids == ()
+    patch(collection, {"cat": {"album": "theirs"}})
+    changes = other.changes(version)
+    assert changes.version > version
+    assert changes.ids is None or changes.ids == ("cat",)
+    assert collection.changes(version).ids == ("cat",)
+    assert other.changes(changes.version).ids == ()
 
 
 def test_pages_have_every_record_once_in_order(

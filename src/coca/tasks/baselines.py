@@ -17,7 +17,7 @@ from contextlib import closing
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from coca.core.config.frozen_config import Config
@@ -89,6 +89,12 @@ def score_rows(
 def _is_baseline(name: str, metrics: Mapping[str, float]) -> bool:
     prefix, _, score = name.partition("_")
     return prefix == "chance" or (prefix in BASELINES and score in metrics)
+
+
+def class_guesses(score: str, targets: Int[ndarray, " N"], classes: int) -> dict[str, float]:
+    """Compute the accuracy of guessing a class, and of always the most frequent class."""
+    most_frequent = float(np.bincount(targets).max() / len(targets))
+    return {f"chance_{score}": 1 / classes, f"majority_{score}": most_frequent}
 
 
 def bm25_matrix(texts: Sequence[str], queries: Sequence[str]) -> Float[ndarray, "M N"]:

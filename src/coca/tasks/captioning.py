@@ -29,10 +29,10 @@ from coca.tasks.task import (
     PREFLIGHT,
     TASKS,
     Example,
-    ImageRow,
     ReportSamples,
     TaskConfig,
     TaskResult,
+    filled_rows,
     read_all_metadata,
     read_samples,
     require_captions,
@@ -129,11 +129,10 @@ def captioning(
         "examples": [_detail(samples[row], generated[row], each[row]) for row in best + worst],
         "different": len(set(generated)),
     }
-    image_rows = [
-        ImageRow(heading, tuple(_example(samples[row], generated[row], each[row]) for row in rows))
+    shown = {
+        heading: [_example(samples[row], generated[row], each[row]) for row in rows]
         for heading, rows in (("Most like people's", best), ("Least like people's", worst))
-        if rows
-    ]
+    }
     return TaskResult(
         "captioning",
         metrics,
@@ -141,7 +140,7 @@ def captioning(
         bad,
         details,
         headline=("cider", "bleu@4", *(("meteor",) if config.meteor else ())),
-        report_samples=ReportSamples(tuple(image_rows)),
+        report_samples=ReportSamples(filled_rows(shown)),
         # CIDEr is the mean over images; the weights of words, which are the set's, count as given.
         intervals={"cider": mean_interval(each)} if half else {},
     )

@@ -36,6 +36,8 @@ from coca.tasks.baselines import ClassifierConfig
 THUMBNAIL_PX = 144
 WIDE_LINE = 32
 """Length of a line, in characters, above which the examples of a row are wider."""
+SHOWN = 8
+"""Number of correct and of wrong samples in a report."""
 MAX_CLASSES = 30
 """Maximum number of classes in a confusion matrix; the most confused classes are kept."""
 
@@ -100,6 +102,30 @@ def thumbnail(image: ImageSource, size_px: int = THUMBNAIL_PX) -> bytes:
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=80)
     return buffer.getvalue()
+
+
+def filled_rows(examples: Mapping[str, Sequence[Example]]) -> tuple[ImageRow, ...]:
+    """Build a row of each heading that has examples."""
+    return tuple(ImageRow(heading, tuple(row)) for heading, row in examples.items() if row)
+
+
+class FirstExamples:
+    """The first correct and the first wrong answers of a task, each about another image."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[Example]] = {"Correct": [], "Wrong": []}
+
+    def add(self, sample: Sample, lines: tuple[str, ...], *, correct: bool) -> None:
+        """Add an answer, unless there are enough."""
+        found = self._found["Correct" if correct else "Wrong"]
+        if len(found) < SHOWN:
+            image = thumbnail(sample.image)
+            if all(example.image != image for example in found):
+                found.append(Example(lines, image, correct=correct))
+
+    def rows(self) -> tuple[ImageRow, ...]:
+        """Return the rows of the report."""
+        return filled_rows(self._found)
 
 
 def per_class_results(

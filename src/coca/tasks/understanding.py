@@ -36,11 +36,12 @@ from coca.metrics.intervals import grouped_interval
 from coca.model.coca_config import HeadConfig
 from coca.model.heads import head_of
 from coca.runtime.base_predictor import BasePredictor
+from coca.tasks.baselines import class_guesses
 from coca.tasks.classification.recognition import class_indices
 from coca.tasks.task import (
     PREFLIGHT,
     TASKS,
-    Example,
+    FirstExamples,
     ImageRow,
     ReportSamples,
     TaskConfig,
@@ -49,7 +50,6 @@ from coca.tasks.task import (
     per_class_results,
     read_all_metadata,
     samples_in_parts,
-    thumbnail,
 )
 
 # Text inputs of VQA and entailment: prompts from questions or statements.
@@ -73,9 +73,6 @@ def require_texts(samples: Sequence[Sample], config: TaskConfig) -> None:
 
 # Visual question answering, by a classification head or by generation, with VQA accuracy.
 
-
-SHOWN = 8
-"""Number of correct and of wrong questions in a report."""
 
 MOST_SAID = 20
 """Number of most frequent answers listed with count and accuracy."""
@@ -107,7 +104,7 @@ def vqa(
     bad: list[str] = []
     answered: list[_Answered] = []
     worth: list[float] = []
-    shown: dict[bool, list[Example]] = {True: [], False: []}
+    shown = FirstExamples()
     for part in samples_in_parts(
         config.data, bad=bad, size=VQA_PART, limit=config.limit, progress=progress
     ):
@@ -125,11 +122,6 @@ def vqa(
     if config.answers == "head":
         metrics |= _of_the_list(predictor.classes, samples)
     metrics |= language_prior_scores(config, samples)
-    rows = tuple(
-        ImageRow(heading, tuple(shown[correct]))
-        for correct, heading in ((True, "Correct"), (False, "Wrong"))
-        if shown[correct]
-    )
     return TaskResult(
         "vqa",
         metrics,
@@ -137,7 +129,7 @@ def vqa(
         tuple(bad),
         _details(answered, each),
         headline=("accuracy",),
-        report_samples=ReportSamples(rows),
+        report_samples=ReportSamples(shown.rows()),
         intervals={"accuracy": grouped_interval(each, [one.image for one in answered])},
     )
 
@@ -237,20 +229,15 @@ def _require_answers(samples: Sequence[Sample], config: TaskConfig) -> None:
 
 
 def _show_answers(
-    shown: dict[bool, list[Example]],
+    shown: FirstExamples,
     samples: Sequence[Sample],
     completion: Sequence[str],
     scores: Float[ndarray, " N"],
 ) -> None:
-    """Add the first correct and the first wrong questions to the report, one per image."""
     for sample, answer, score in zip(samples, completion, scores.tolist(), strict=True):
-        correct = score > 0
-        if len(shown[correct]) < SHOWN:
-            image = thumbnail(sample.image)
-            if all(example.image != image for example in shown[correct]):
-                people = ", ".join(one for one, _ in Counter(sample.answers).most_common(3))
-                lines = (sample.text, f"predicted: {answer}", f"annotated: {people}")
-                shown[correct].append(Example(lines, image, correct=correct))
+        people = ", ".join(one for one, _ in Counter(sample.answers).most_common(3))
+        lines = (sample.text, f"predicted: {answer}", f"annotated: {people}")
+        shown.add(sample, lines, correct=score > 0)
 
 
 def _details(answered: Sequence[_Answered], each: Float[ndarray, " N"]) -> dict[str, Any]:
@@ -338,8 +325,7 @@ def _judge(predictor: BasePredictor, config: TaskConfig, progress: ProgressMaker
     samples: list[Sample] = []
     images: list[bytes] = []
     all_logits: list[Float[ndarray, "n K"]] = []
-    shown: dict[bool, list[Example]] = {True: [], False: []}
-    bad: list[str] = []
+    shown, bad = FirstExamples(), list[str]()
     for part in samples_in_parts(
         config.data, bad=bad, size=ENTAILMENT_PART, limit=config.limit, progress=progress
     ):
@@ -360,18 +346,13 @@ def _judge(predictor: BasePredictor, config: TaskConfig, progress: ProgressMaker
             f"no statement of {config.data.title} has as many images as the model's head reads "
             f"({head.images_per_sample}): {bad[0]}"
         )
-    image_rows = [
-        ImageRow(heading, tuple(shown[correct]))
-        for correct, heading in ((True, "Correct"), (False, "Wrong"))
-        if shown[correct]
-    ]
     return _Judged(
         samples,
         images,
         np.concatenate(all_logits).argmax(axis=1),
         class_indices(samples, head.classes, config.data.title),
         tuple(bad),
-        tuple(image_rows),
+        shown.rows(),
     )
 
 
@@ -395,8 +376,7 @@ def _result(
             for name, share in zip(classes, each, strict=True)
             if not np.isnan(share)
         },
-        "chance_accuracy": 1 / len(classes),
-        "majority_accuracy": float(np.bincount(judged.targets).max() / len(correct)),
+        **class_guesses("accuracy", judged.targets, len(classes)),
     }
     predicted_share = np.bincount(judged.predicted, minlength=len(classes)) / len(correct)
     per_class, confusion = per_class_results(judged.predicted, judged.targets, list(classes))
@@ -436,21 +416,18 @@ def _with_enough_images(part: list[Sample], head: HeadConfig, bad: list[str]) ->
 
 
 def _show_verdicts(
-    shown: dict[bool, list[Example]],
+    shown: FirstExamples,
     samples: Sequence[Sample],
     logits: Float[ndarray, "N K"],
     targets: Int[ndarray, " N"],
     head: HeadConfig,
 ) -> None:
-    """Add the first correct and the first wrong statements to the report samples."""
     sure = softmax(logits)
     for sample, row, target in zip(samples, sure, targets.tolist(), strict=True):
         predicted = int(row.argmax())
-        examples = shown[predicted == target]
-        if len(examples) < SHOWN:
-            lines = (
-                sample.text,
-                f"predicted: {head.classes[predicted]} ({row[predicted]:.0%})",
-                f"true: {head.classes[target]}",
-            )
-            examples.append(Example(lines, thumbnail(sample.image), correct=predicted == target))
+        lines = (
+            sample.text,
+            f"predicted: {head.classes[predicted]} ({row[predicted]:.0%})",
+            f"true: {head.classes[target]}",
+        )
+        shown.add(sample, lines, correct=predicted == target)

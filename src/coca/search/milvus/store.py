@@ -163,6 +163,7 @@ class MilvusStore(Store):
             self._drop_aliases(taking)
             self._connection.call("alter_alias", taking, collection)
             self._drop(former)
+            turn.dropped = True
         return True
 
     def close(self) -> None:

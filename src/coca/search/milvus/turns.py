@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from coca.core.cancellation import check_cancelled
@@ -25,7 +25,7 @@ _TURN = "coca.turn"
 (Lamport's y)."""
 _CALLS_S = 0.5
 """Longest time from a read of the properties to the end of the write that follows, in seconds."""
-LEASE_S = 30.0
+_LEASE_S = 30.0
 """Time after which others take over from a client that does not end its turn, in seconds."""
 _LOOK_S = (0.01, 0.05)
 _LITE = threading.Lock()
@@ -36,7 +36,7 @@ class TurnLostError(Exception):
     """A turn took too long: nothing may be written any more."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Turn:
     """Turn of this client; others wait for its end."""
 
@@ -44,6 +44,8 @@ class Turn:
     """Number of this write; higher by one than that of the last one."""
     ends_s: float
     """Time of the monotonic clock after which nothing may be written."""
+    dropped: bool = False
+    """Whether the collection was dropped, and the turn with it."""
 
     def check(self) -> None:
         """Check that the turn still lasts, right before a write."""
@@ -77,15 +79,13 @@ def take_turn(connection: Connection, own_name: str) -> Iterator[Turn]:
         try:
             yield turn
         finally:
-            if time.monotonic() < turn.ends_s + LEASE_S / 2:
-                # The collection may have been dropped in this turn.
-                with suppress(SearchError):
-                    note_write(connection, own_name, turn.number)
+            if not turn.dropped and time.monotonic() < turn.ends_s + _LEASE_S / 2:
+                note_write(connection, own_name, turn.number)
 
 
 def _wait(connection: Connection, own_name: str) -> Turn:
     token = secrets.token_hex(4)
-    patience_s = connection.timeout_s + LEASE_S
+    patience_s = connection.timeout_s + _LEASE_S
     began_s = since_s = time.monotonic()
     seen = ""
     while time.monotonic() < began_s + patience_s:
@@ -94,7 +94,7 @@ def _wait(connection: Connection, own_name: str) -> Turn:
         now_s = time.monotonic()
         if holder != seen:
             seen, since_s = holder, now_s
-        is_over = now_s > since_s + LEASE_S
+        is_over = now_s > since_s + _LEASE_S
         if holder and not is_over:
             time.sleep(random.uniform(*_LOOK_S))
             continue
@@ -114,7 +114,7 @@ def _wait(connection: Connection, own_name: str) -> Turn:
             time.sleep(_CALLS_S)
             if _read(connection, own_name)[2] != token:
                 continue
-        return Turn(number + 1, taken_s + LEASE_S / 2)
+        return Turn(number + 1, taken_s + _LEASE_S / 2)
     raise SearchError(
         f"other clients have been writing to {own_name} of {connection.uri} for more than "
         f"{patience_s:g} s, or it takes more than {_CALLS_S:g} s to answer: repeat this later"

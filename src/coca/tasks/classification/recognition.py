@@ -19,14 +19,17 @@ from coca.metrics.intervals import wilson_interval
 from coca.model.coca_config import HeadConfig
 from coca.model.heads import head_of
 from coca.runtime.base_predictor import BasePredictor
+from coca.tasks.baselines import class_guesses
 from coca.tasks.task import (
     PREFLIGHT,
+    SHOWN,
     TASKS,
     Example,
     ImageRow,
     ReportSamples,
     TaskConfig,
     TaskResult,
+    filled_rows,
     per_class_results,
     read_all_metadata,
     read_samples,
@@ -37,9 +40,6 @@ from coca.tasks.task import (
 
 
 logger = logging.getLogger(__name__)
-
-SHOWN = 8
-"""Number of correct and of wrong samples in a report."""
 
 
 def classified(
@@ -67,9 +67,8 @@ def classified(
         "top1": top_k_accuracy(logits, targets, 1),
         "top5": top_k_accuracy(logits, targets, min(5, len(classes))),
         "mean_per_class": float(np.nanmean(accuracy)),
-        "chance_top1": 1 / len(classes),
+        **class_guesses("top1", targets, len(classes)),
         "chance_top5": min(1.0, 5 / len(classes)),
-        "majority_top1": float(np.bincount(targets).max() / len(targets)),
     }
     worst = [classes[index] for index in np.argsort(accuracy, kind="stable")[:10]]
     per_class, confusion = per_class_results(predicted, targets, list(classes))
@@ -96,13 +95,13 @@ def _most_confident(
 ) -> tuple[ImageRow, ...]:
     """Select the most confident samples, correct and wrong."""
     predicted, sure = probability.argmax(axis=1), probability.max(axis=1)
-    image_rows = []
+    examples = {}
     for heading, chosen in (
         ("Most confident, correct", predicted == targets),
         ("Most confident, wrong", predicted != targets),
     ):
         rows = [row for row in np.argsort(-sure, kind="stable").tolist() if chosen[row]][:SHOWN]
-        examples = [
+        examples[heading] = [
             Example(
                 (
                     f"{names[predicted[row]]} ({sure[row]:.0%})",
@@ -113,9 +112,7 @@ def _most_confident(
             )
             for row in rows
         ]
-        if examples:
-            image_rows.append(ImageRow(heading, tuple(examples)))
-    return tuple(image_rows)
+    return filled_rows(examples)
 
 
 def _middle(images: Sequence[bytes]) -> bytes:
