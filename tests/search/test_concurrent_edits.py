@@ -1,4 +1,4 @@
-"""Edits that were acknowledged stay, whatever other editors and index runs write meanwhile."""
+"""Edits that were acknowledged stay, next to other editors, index runs and a reindex."""
 
 import itertools
 import json
