@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 import pytest
 
+from coca.core.cancellation import cancelled_by
 from coca.server.errors import ServiceError
-from coca.server.served_model import Batcher, Turns
+from coca.server.served_model import Batcher
+from coca.server.turns import Turns, of_key
 
 FOREVER_S = 3_600.0
 
@@ -88,6 +90,74 @@ def test_an_error_of_a_batch_reaches_every_caller() -> None:
         with pytest.raises(ValueError, match="no"):
             batcher.map([1, 2])
     batcher.close()
+
+
+def test_a_full_queue_of_a_key_leaves_room_for_another() -> None:
+    batches: list[list[int]] = []
+    started, go_on = threading.Event(), threading.Event()
+
+    def run(items: Sequence[int]) -> Sequence[int]:
+        batches.append([*items])
+        started.set()
+        assert go_on.wait(60)
+        return items
+
+    batcher: Batcher[int, int] = Batcher(run, max_batch=4, wait_s=0.0, queue_size=8)
+
+    def start(key: str, *items: int) -> threading.Thread:
+        def work() -> None:
+            with of_key(key):
+                assert batcher.map(items) == [*items]
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        return thread
+
+    threads = [start("anna", 0)]
+    assert started.wait(60)
+    threads += [start("anna", 1, 2, 3, 4), start("anna", 5, 6, 7, 8)]
+    while batcher.waiting < 8:
+        threading.Event().wait(0.001)
+    threads.append(start("bert", 10))
+    while batcher.waiting < 9:
+        threading.Event().wait(0.001)
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    batcher.close()
+    assert 10 in batches[1]
+    assert sorted(one for items in batches for one in items) == [*range(9), 10]
+
+
+def test_keys_take_turns_however_many_requests_one_has() -> None:
+    turns, order = Turns(), []
+
+    def take(key: str) -> None:
+        with of_key(key), turns:
+            order.append(key)
+
+    threads = [threading.Thread(target=take, args=(key,)) for key in "aaaabcb"]
+    with turns:
+        for number, thread in enumerate(threads):
+            thread.start()
+            while turns.waiting <= number:
+                threading.Event().wait(0.001)
+    for thread in threads:
+        thread.join()
+    assert "".join(order) == "abcabaa"
+
+
+def test_a_request_that_nobody_waits_for_takes_no_turn() -> None:
+    turns = Turns()
+
+    def check() -> None:
+        raise ServiceError("the client has left", status=499, code="client_left")
+
+    with pytest.raises(ServiceError), cancelled_by(check), turns:
+        raise AssertionError
+    # The next one finds the lock free.
+    with turns:
+        assert turns.waiting == 0
 
 
 def test_threads_take_turns_in_the_order_in_which_they_asked() -> None:

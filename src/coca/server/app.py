@@ -24,7 +24,7 @@ from coca.core.registry import Registry
 from coca.server.bodies import JSON, JSON_VALUE
 from coca.server.connections import BACKLOG, ConnectionLimits, limited_protocol, max_connections
 from coca.server.errors import ERRORS, add_error_handlers
-from coca.server.keys import KeyRing
+from coca.server.heaps import free_memory
 from coca.server.middleware import (
     BodyLimit,
     EndedConnections,
@@ -47,6 +47,8 @@ ROUTES: Registry[APIRouter] = Registry("routes", "routes", APIRouter)
 
 _REFRESH_S = 1.0
 """Time between two looks at the file of the keys, in seconds."""
+_FREE_S = 30.0
+"""Time after which memory that is free is given back to the system, in seconds."""
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; "
     "media-src 'self' blob:; "
@@ -69,12 +71,16 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.read_ahead()
         service.places.open(service.keys.configs, max_connections=max_connections())
-        refreshing = asyncio.create_task(_refresh(service.keys))
+        tasks = [
+            asyncio.create_task(_repeat(service.keys.refresh, _REFRESH_S)),
+            asyncio.create_task(_repeat(free_memory, _FREE_S)),
+        ]
         try:
             async with sessions.run() if tools else nullcontext():
                 yield
         finally:
-            refreshing.cancel()
+            for task in tasks:
+                task.cancel()
 
     app = FastAPI(
         title="coca",
@@ -145,11 +151,11 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
     return app
 
 
-async def _refresh(keys: KeyRing) -> None:
-    """Read the keys again in a thread when their file changes."""
+async def _repeat(work: Callable[[], None], seconds: float) -> None:
+    """Do some work in a thread again and again."""
     while True:
-        await asyncio.sleep(_REFRESH_S)
-        await to_thread.run_sync(keys.refresh)
+        await asyncio.sleep(seconds)
+        await to_thread.run_sync(work)
 
 
 def run(

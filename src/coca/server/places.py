@@ -13,6 +13,7 @@ from starlette.types import Receive
 from coca.core.cancellation import cancelled_by
 from coca.server.errors import ServiceError
 from coca.server.keys import KeyConfig
+from coca.server.turns import of_key
 
 TENANT_THREADS = 20
 """Maximum number of threads of one key; further requests of it wait, and those of others do not."""
@@ -64,9 +65,10 @@ class Places:
                 )
 
         try:
-            async with nullcontext() if key is None else self._limiter(key.name):
+            name = "" if key is None else key.name
+            async with self._limiter(name) if name else nullcontext():
                 check()
-                with cancelled_by(check):
+                with cancelled_by(check), of_key(name):
                     yield check
         finally:
             if leaves is not None:

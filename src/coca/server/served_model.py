@@ -4,13 +4,10 @@ Requests of many clients share the model: their inputs are collected into batche
 take turns.
 """
 
-import queue
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from queue import Full
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -26,6 +23,7 @@ from coca.server.errors import ServiceError
 from coca.server.images.data_uris import DecodedImage
 from coca.server.images.decoding.decoder import Decoder
 from coca.server.settings import ServerSettings
+from coca.server.turns import Rotation, Turns
 from coca.workflows.collections.collection_model import text_embedder
 
 T = TypeVar("T")
@@ -33,50 +31,18 @@ R = TypeVar("R")
 
 RETRY_AFTER_S = 1
 """Advised wait of a client whose request found a full queue, in seconds."""
-
-
-class Turns:
-    """Lock that threads get in the order in which they asked for it.
-
-    A thread that releases a `threading.Lock` and acquires it again at once usually gets it, and
-    those that wait for it do not.
-    """
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._waiting: deque[threading.Lock] = deque()
-        self._is_taken = False
-
-    @property
-    def waiting(self) -> int:
-        """Number of threads that wait for their turn."""
-        return len(self._waiting)
-
-    def __enter__(self) -> None:
-        with self._guard:
-            if not self._is_taken:
-                self._is_taken = True
-                return
-            turn = threading.Lock()
-            turn.acquire()
-            self._waiting.append(turn)
-        turn.acquire()
-
-    def __exit__(self, *error: object) -> None:
-        with self._guard:
-            if self._waiting:
-                # It stays taken, by the thread whose turn it is.
-                self._waiting.popleft().release()
-            else:
-                self._is_taken = False
+MAX_SCORED = 8
+"""Maximum number of images that a call of the model scores: a larger batch is not faster, and other
+requests wait for it."""
 
 
 class Batcher(Generic[T, R]):
     """Collects items of several threads into batches, bounded by size and by time.
 
     A thread of its own calls the model. While it works, further items queue up, so that the batches
-    grow with the load. An item that arrives at an idle model waits for at most `wait_s`, and not at
-    all after a batch of one item: a single client would wait for nobody.
+    grow with the load; the keys of requests take turns. An item that arrives at an idle model waits
+    for at most `wait_s`, and not at all after a batch of one item: a single client would wait for
+    nobody.
     """
 
     def __init__(
@@ -94,14 +60,16 @@ class Batcher(Generic[T, R]):
         self._wait_s = wait_s if max_batch > 1 else 0.0
         self._last_size = 1
         self._observe = observe
-        self._queue: queue.Queue[tuple[T, Future[R]] | None] = queue.Queue(queue_size)
+        self._queue_size = queue_size
+        self._queue: Rotation[tuple[T, Future[R]]] = Rotation(max_items=queue_size)
+        self._changed, self._closed = threading.Condition(), False
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
         self._thread.start()
 
     @property
     def waiting(self) -> int:
         """Number of waiting items."""
-        return self._queue.qsize()
+        return len(self._queue)
 
     def map(self, items: Sequence[T]) -> list[R]:
         """Compute the results of some items, in batches with the items of other threads.
@@ -109,7 +77,7 @@ class Batcher(Generic[T, R]):
         At most one batch of a call waits at a time, so that another call waits for two batches,
         however many items this one has.
         """
-        part = min(self._max_batch, self._queue.maxsize)
+        part = min(self._max_batch, self._queue_size)
         results: list[R] = []
         for start in range(0, len(items), part):
             check_cancelled()
@@ -119,16 +87,20 @@ class Batcher(Generic[T, R]):
 
     def close(self) -> None:
         """Finish the queued items and end the thread."""
-        self._queue.put(None)
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
         self._thread.join()
 
     def _submit(self, item: T) -> "Future[R]":
         future: Future[R] = Future()
         try:
-            self._queue.put_nowait((item, future))
-        except queue.Full:
+            with self._changed:
+                self._queue.push((item, future))
+                self._changed.notify()
+        except Full:
             raise ServiceError(
-                f"the service is overloaded: {self._queue.maxsize} items wait already",
+                f"the service is overloaded: {self._queue_size} items wait already",
                 status=503,
                 code="overloaded",
                 retry_after_s=RETRY_AFTER_S,
@@ -136,7 +108,7 @@ class Batcher(Generic[T, R]):
         return future
 
     def _work(self) -> None:
-        while (batch := self._next_batch()) is not None:
+        while batch := self._next_batch():
             self._observe(len(batch))
             try:
                 results = self._run([item for item, _ in batch])
@@ -147,21 +119,15 @@ class Batcher(Generic[T, R]):
             for (_, future), result in zip(batch, results, strict=True):
                 future.set_result(result)
 
-    def _next_batch(self) -> list[tuple[T, "Future[R]"]] | None:
-        """Wait for a first item, then take what arrives in time; None ends the thread."""
-        first = self._queue.get()
-        if first is None:
-            return None
-        batch = [first]
-        deadline = time.monotonic() + (0.0 if self._last_size == 1 else self._wait_s)
-        with suppress(queue.Empty):
-            while len(batch) < self._max_batch:
-                left = deadline - time.monotonic()
-                item = self._queue.get(timeout=left) if left > 0 else self._queue.get_nowait()
-                if item is None:
-                    self._queue.put(None)
-                    break
-                batch.append(item)
+    def _next_batch(self) -> list[tuple[T, "Future[R]"]]:
+        """Wait for a first item, then take what arrives in time; empty ends the thread."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._closed)
+            self._changed.wait_for(
+                lambda: len(self._queue) >= self._max_batch or self._closed,
+                0.0 if self._last_size == 1 else self._wait_s,
+            )
+            batch = [self._queue.pop() for _ in range(min(len(self._queue), self._max_batch))]
         self._last_size = len(batch)
         return batch
 
@@ -283,11 +249,11 @@ class ServedModel:
     def _scores(
         self, images: Sequence[Any], texts: Sequence[str], *, by_length: bool = False
     ) -> Float[np.ndarray, "N M"]:
-        """Score all pairs, one batch of images in each call of the model."""
+        """Score all pairs, some images in each call of the model."""
         rows = [np.zeros((0, len(texts)), np.float32)]
-        for start in range(0, len(images), self._max_batch):
-            check_cancelled()
-            squares = self._squares(images[start : start + self._max_batch])
+        part = min(self._max_batch, MAX_SCORED)
+        for start in range(0, len(images), part):
+            squares = self._squares(images[start : start + part])
             with self._lock:
                 rows.append(self.predictor.score(squares, texts, by_length=by_length))
         return np.concatenate(rows)

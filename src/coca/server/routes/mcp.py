@@ -52,6 +52,7 @@ from coca.server.routes.search import (
     run_search,
 )
 from coca.server.routes.tenants import Tenant, tenant_of
+from coca.server.turns import of_key
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -330,7 +331,8 @@ def _with_tool_errors(function: Callable[P, R]) -> Callable[P, R]:
         context: Any = kwargs["context"]
         try:
             # The SDK runs a tool in a context of its own.
-            with cancelled_by(context.request_context.request.state.check):
+            state = context.request_context.request.state
+            with cancelled_by(state.check), of_key(state.tenant.name):
                 return function(*args, **kwargs)
         except CocaError as error:
             raise ToolError(str(error)) from error

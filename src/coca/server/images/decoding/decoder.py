@@ -2,7 +2,6 @@
 
 import os
 import queue
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol, runtime_checkable
@@ -10,7 +9,6 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from coca.core.cancellation import check_cancelled
 from coca.core.errors import DataError
 from coca.runtime.preprocess import ImageSettings
 from coca.search.ingest.photo_metadata import Annotation
@@ -18,14 +16,13 @@ from coca.search.records import storage_error
 from coca.server.errors import ServiceError
 from coca.server.images.data_uris import DecodedImage
 from coca.server.images.decoding.worker_process import WorkerDiedError, WorkerProcess
+from coca.server.turns import Turns
 
 MAX_PROCESSES = 4
 """Maximum number of decoder processes, also on machines with more cores."""
 MAX_LARGE = 8
-"""Maximum number of images that are decoded, or wait, because they are above the share of a process
-in the maximum number of pixels."""
-_BUSY_S = 30.0
-"""Maximum wait for a free process, in seconds."""
+"""Maximum number of images of a key that wait because they are above the share of a process in the
+maximum number of pixels."""
 _MAX_THUMBNAIL_BYTES = 16 << 20
 
 
@@ -76,8 +73,8 @@ class ProcessDecoder:
             self._free.put(None)
         self._free.put(self._start())
         self._count = count
-        self._large = threading.Lock()
-        self._large_waiting = threading.BoundedSemaphore(MAX_LARGE)
+        self._turns = Turns(count)
+        self._large = Turns(max_waiting=MAX_LARGE)
 
     def decode(self, data: bytes) -> DecodedImage:
         """Decode an image to the model's input size."""
@@ -124,14 +121,17 @@ class ProcessDecoder:
         except DataError as error:
             if error.reason != "too_large" or self._count == 1:
                 raise
-        if not self._large_waiting.acquire(blocking=False):
-            raise _busy("too many large images wait")
         try:
             with self._large:
                 whole = {**request, "max_pixels": self._max_pixels}
                 return self._ask_free(whole, data, answer_size)
-        finally:
-            self._large_waiting.release()
+        except queue.Full:
+            raise ServiceError(
+                "the service is overloaded: too many large images wait",
+                status=503,
+                code="overloaded",
+                retry_after_s=5,
+            ) from None
 
     def _ask_free(
         self,
@@ -139,14 +139,18 @@ class ProcessDecoder:
         data: bytes,
         answer_size: Callable[[dict[str, Any]], int],
     ) -> tuple[dict[str, Any], bytearray]:
-        try:
-            process = self._free.get(timeout=_BUSY_S)
-        except queue.Empty:
-            raise _busy("all decoder processes are busy") from None
+        with self._turns:
+            return self._ask_next(request, data, answer_size)
+
+    def _ask_next(
+        self,
+        request: Mapping[str, Any],
+        data: bytes,
+        answer_size: Callable[[dict[str, Any]], int],
+    ) -> tuple[dict[str, Any], bytearray]:
+        process = self._free.get()
         died: WorkerDiedError | None = None
         try:
-            # It may have waited long.
-            check_cancelled()
             # A process that was killed from outside has not seen the image to its end.
             for _ in range(2):
                 if process is None or not process.alive:
@@ -181,12 +185,6 @@ def _checked(given: Mapping[str, Any]) -> Annotation:
     found = Annotation.of([caption] if caption else [], dict(given["metadata"]) | fields)
     fault = storage_error("", caption, found.metadata, tags=found.tags, time=found.time)
     return Annotation() if fault else found
-
-
-def _busy(reason: str) -> ServiceError:
-    return ServiceError(
-        f"the service is overloaded: {reason}", status=503, code="overloaded", retry_after_s=5
-    )
 
 
 def _thumbnail_bytes(header: dict[str, Any]) -> int:
