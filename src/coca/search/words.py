@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from coca.search.records import OCR_TEXT, RAW_FILE, Record, text_inside
+from coca.search.records import OCR_TEXT, RAW_FILE, Hit, Record, text_inside
 from coca.search.search_options import CaptionChoice
 
 STOP_WORDS = (
@@ -105,6 +105,11 @@ def terms_of(text: str) -> list[str]:
     return terms
 
 
+def stems(words: Sequence[str]) -> list[str]:
+    """Return the terms of English words, each in lower case and without signs."""
+    return _stems("english", words)
+
+
 def query_terms(text: str) -> list[tuple[str, str]]:
     """Return the English and the German term of each word of a query: unique, in order.
 
@@ -140,7 +145,7 @@ def search_terms(query: Sequence[tuple[str, str]], captions: CaptionChoice) -> l
     return terms + [MARKS[GENERATED] + term for term in terms if captions == "all"]
 
 
-def texts_of(record: Record) -> dict[str, str]:
+def texts_of(record: Record | Hit) -> dict[str, str]:
     """Return the texts of a record by `FIELDS`, without empty ones; each value is a line."""
     metadata = record.metadata
     caption = GENERATED if record.caption_source == "model" else "caption"

@@ -16,6 +16,7 @@ from coca.search.edits import edited, undone, write_changes
 from coca.search.filters import where
 from coca.search.perceptual_hash import perceptual_hash
 from coca.search.predictor import CaptionScorer, Embedder
+from coca.search.query.corrections import Corrections
 from coca.search.query.explanation import (
     Explanation,
     Part,
@@ -287,12 +288,13 @@ class SearchEngine:
                 "a hybrid search compares words, and the query has none: add a text"
             )
         query = self.query_vector(terms)
+        words = positive if ranking is None else self._corrections().with_labels(positive)
 
         def find(offset: int, limit: int) -> list[Hit]:
             page = options.page(offset=offset, limit=limit)
             if ranking is None:
                 return self.collection.nearest(query[np.newaxis], page)[0]
-            return self.collection.ranked(query, positive, ranking, page)
+            return self.collection.ranked(query, words, ranking, page)
 
         offset, last = 0 if scorer else options.offset, options.offset + options.limit
         count = max(options.rerank, last) - offset
@@ -306,6 +308,16 @@ class SearchEngine:
         reader = self._image_reader()
         first = rerank(first, records, texts, scorer, cosines=cosines, open_image=reader)
         return [*first, *others][options.offset : last]
+
+    def did_you_mean(self, text: str) -> str | None:
+        """Correct the typing errors of a text by the words of the collection; None without any.
+
+        A search does not do so by itself, except for labels; see `coca.search.query.corrections`.
+        """
+        return self._corrections().did_you_mean(text)
+
+    def _corrections(self) -> Corrections:
+        return Corrections(self.collection, self.embedder)
 
     def explain(self, hit: Hit | str, query: str | Sequence[Term], **options: Any) -> Explanation:
         """Explain the place of a hit, or of any record by its id, among the hits of a query.
