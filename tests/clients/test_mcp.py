@@ -55,6 +55,8 @@ def test_a_search_finds_what_the_service_finds(
 ) -> None:
     found = call(process, "search", text="a red car", limit=3)
     assert not found.is_error
+    typed = call(process, "search", text="a rde cra")
+    assert typed.structured_content["did_you_mean"] == "a red car"
     body = {"text": "a red car", "limit": 3}
     headers = {"Authorization": f"Bearer {KEY}"}
     hits = process.request("POST", "/v1/search", body, headers).json()["hits"]

@@ -580,3 +580,23 @@ def test_saved_searches_stay_with_the_name_of_a_collection(
     assert store.open(name).saved_searches() == expected
     store.drop(name)
     assert create(store, name).saved_searches() == {}
+
+
+def test_records_with_a_similar_word_are_found(
+    collection: Collection, make_record: MakeRecord, store: Store
+) -> None:
+    collection.upsert(
+        [
+            make_record("person", metadata={"people": ["Jorgen"]}),
+            make_record("tags", tags=("Snowboarding", "Hiking")),
+            make_record("told", caption="a brown dog"),
+            make_record("model", caption="a giraffe", origin=Origin(captioned=True)),
+            make_record("hidden", tags=("Jorgen",), hidden=True),
+        ]
+    )
+    similar = {"jorgn": "person", "jorg": "person", "snowboardign": "tags", "dgo": "told"}
+    similar |= {"girafe": "model", "odg": "told"}
+    has_words = bool(collection.words("dog", 1))
+    for word, id in similar.items():
+        assert [hit.id for hit in collection.similar_words(word)] == [id] * has_words, word
+    assert collection.similar_words("elephant") == []

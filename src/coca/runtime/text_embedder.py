@@ -60,6 +60,10 @@ class TextEmbedder:
         vectors = self._texts.embed_texts(texts)
         return vectors if self.dimensions is None else shortened(vectors, self.dimensions)
 
+    def leading_ids(self, text: str, count: int) -> list[int]:
+        """Return the first token ids of a text; see `BasePredictor.leading_ids`."""
+        return self._texts.leading_ids(text, count)
+
     def embed_images(self, images: Sequence[Any], **options: Any) -> Float32[np.ndarray, "N E"]:
         """Embed images by the whole model; see `BasePredictor.embed_images`."""
         return self.whole.embed_images(images, **options)

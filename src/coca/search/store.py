@@ -135,6 +135,19 @@ class Collection(Protocol):
         """Find the records that share a word with a text: ids with BM25, best first."""
         ...
 
+    def similar_words(self, word: str, limit: int = 64) -> list[Hit]:
+        """Find records with words that begin with a word or are one typing error away from it.
+
+        Args:
+            word: The word, case-folded.
+            limit: Maximum number of records for each of these words; a store without its words may
+                find that many for all of them.
+
+        Returns:
+            Records that are not hidden, with a score of 0. Some may lack such a word.
+        """
+        ...
+
     def ranked(self, query: TypedQuery, ranking: Ranking, options: SearchOptions) -> list[Hit]:
         """Search by image, caption and words; see `coca.search.ranking`.
 

@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
-from coca.search.records import OCR_TEXT, RAW_FILE, Record, text_inside
+from coca.search.records import OCR_TEXT, RAW_FILE, Hit, Record, text_inside
 from coca.search.search_options import CaptionChoice
 
 STOP_WORDS = (
@@ -110,6 +110,11 @@ def terms_of(text: str) -> list[str]:
         if german:
             terms += _german_terms(words)
     return terms
+
+
+def stems(words: Sequence[str]) -> list[str]:
+    """Return the terms of English words, each in lower case and without signs."""
+    return _stems("english", words)
 
 
 def query_terms(text: str) -> list[tuple[str, str]]:
@@ -222,7 +227,7 @@ def search_terms(query: Sequence[tuple[str, str]], captions: CaptionChoice) -> l
     return terms + [MARKS[GENERATED] + term for term in terms if captions == "all"]
 
 
-def texts_of(record: Record) -> dict[str, str]:
+def texts_of(record: Record | Hit) -> dict[str, str]:
     """Return the texts of a record by `FIELDS`, without empty ones; each value is a line."""
     metadata = record.metadata
     caption = GENERATED if record.caption_source == "model" else "caption"
@@ -360,7 +365,7 @@ def _folder_name(album: str) -> str:
     return last
 
 
-def _year(record: Record) -> list[str]:
+def _year(record: Record | Hit) -> list[str]:
     """Return the year of capture; none of a date by another source, such as of the file."""
     if record.date_source != "taken":
         return []

@@ -163,6 +163,10 @@ class ServedModel:
         """Embed texts as vectors of length 1."""
         return self._stacked(self.texts.map(texts))
 
+    def leading_ids(self, text: str, count: int) -> list[int]:
+        """Return the first token ids of a text; see `BasePredictor.leading_ids`."""
+        return self.predictor.leading_ids(text, count)
+
     def embed_images(self, images: Sequence[Any]) -> Float32[np.ndarray, "N E"]:
         """Embed encoded or decoded images as vectors of length 1."""
         return self._stacked(self.images.map([self.decoded(image) for image in images]))

@@ -33,6 +33,17 @@ def test_a_text_is_compared_with_given_captions(client: TestClient, service: Ser
     assert cosines == pytest.approx([hit.score for hit in expected], abs=1e-5)
 
 
+def test_a_typing_error_is_answered_with_the_word_that_is_meant(client: TestClient) -> None:
+    def meant(text: str) -> str | None:
+        response = client.post("/v1/search", json={"text": text}).json()
+        found: str | None = response["did_you_mean"]
+        return found
+
+    assert meant("a rde cra") == "a red car"
+    assert meant("a red car") is None
+    assert client.post("/v1/search", json={}).json()["did_you_mean"] is None
+
+
 @pytest.mark.parametrize(
     "query",
     [{"text": "a red car", "hybrid": False}, {"text": "a red car", "on": "text"}],

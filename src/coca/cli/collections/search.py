@@ -129,6 +129,11 @@ def search(
             ids = [_id_of(engine.collection, why)] if why else [hit.id for hit in hits]
             print_explanations(console, [engine.explain(it, terms, **dict(options)) for it in ids])
             return
+        wanted = [term.text for term in terms if term.text and term.weight > 0]
+        meant = {typed: engine.did_you_mean(typed) for typed in wanted}
+    for typed, other in meant.items():
+        if other:
+            console.note(f"no image has the words {typed!r}; did you mean {other!r}?")
     print_hits(console, hits, first=options.offset + 1)
 
 

@@ -50,8 +50,9 @@ from coca.search.records import (
     unit_rows,
 )
 from coca.search.search_options import Ranking, SearchOptions, Side, check_text
+from coca.search.spelling import one_error_away
 from coca.search.store import Change, Changes, changed_by, repr_of
-from coca.search.words import named_keys, query_terms, search_terms
+from coca.search.words import GENERATED, MARKS, named_keys, query_terms, search_terms, stems
 
 _KEPT_CHANGES = 10_000
 """Number of the last written ids that `changes` can name."""
@@ -335,6 +336,24 @@ class MilvusCollection:
             return []
         found = self._read(lambda rows: rows.words(terms, limit, wanted, column=schema.BM25))
         return sorted(found.items(), key=lambda one: sort_key(one[1], one[0]))
+
+    def similar_words(self, word: str, limit: int = 64) -> list[Hit]:
+        """Find records with words like a word; see `Collection.similar_words`.
+
+        None are found where Milvus has no BM25 (before 2.5).
+        """
+        if not self.has_words:
+            return []
+        near = sorted(set(stems([word, *one_error_away(word)])))
+        marked = [mark + term for mark in ("", MARKS[GENERATED]) for term in near]
+
+        def search(rows: Rows) -> list[Hit]:
+            # The rare ones are first: they may be names.
+            ids = dict(rows.words(marked, 4 * limit, shown(), column=schema.BM25))
+            ids |= dict.fromkeys(rows.ids_with_prefix(word, limit, shown()), 0.0)
+            return list(_hits(rows, ids, "").values())
+
+        return self._read(search)
 
     def ranked(self, query: TypedQuery, ranking: Ranking, options: SearchOptions) -> list[Hit]:
         """Search by image, caption and words; see `Collection.ranked`."""

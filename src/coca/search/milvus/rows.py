@@ -263,6 +263,13 @@ class Rows:
             for hits in self._call("search", **options)
         ]
 
+    def ids_with_prefix(self, prefix: str, limit: int, filter: str) -> list[str]:
+        """List the ids of at most `limit` rows with a term that begins with letters."""
+        start = indexed_words([prefix])
+        wanted = both(f'{WORDS} like "{start}%" or {WORDS} like "% {start}%"', filter)
+        rows = self._call("query", filter=wanted, output_fields=[ID], limit=limit)
+        return [row[ID] for row in rows]
+
     def query(self, filter: str, columns: Sequence[str], freshness: str) -> list[Row]:
         """Read the rows that a filter keeps, in no order, by one call."""
         options = {"output_fields": list(columns), "consistency_level": freshness}

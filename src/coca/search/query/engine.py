@@ -17,6 +17,7 @@ from coca.search.filters import where
 from coca.search.perceptual_hash import perceptual_hash
 from coca.search.predictor import CaptionScorer, Embedder
 from coca.search.query.background import spreads_of
+from coca.search.query.corrections import Corrections
 from coca.search.query.explanation import (
     Explanation,
     Part,
@@ -294,7 +295,8 @@ class SearchEngine:
         query = self.query_vector(terms if ranking is None else self._without_labels(terms))
         typed = None
         if ranking is not None:
-            typed = TypedQuery(query, positive, spreads_of(self.embedder, query))
+            words = self._corrections().with_labels(positive)
+            typed = TypedQuery(query, words, spreads_of(self.embedder, query))
 
         def find(offset: int, limit: int) -> list[Hit]:
             page = options.page(offset=offset, limit=limit)
@@ -314,6 +316,16 @@ class SearchEngine:
         reader = self._image_reader()
         first = rerank(first, records, texts, scorer, cosines=cosines, open_image=reader)
         return [*first, *others][options.offset : last]
+
+    def did_you_mean(self, text: str) -> str | None:
+        """Correct the typing errors of a text by the words of the collection; None without any.
+
+        A search does not do so by itself, except for labels; see `coca.search.query.corrections`.
+        """
+        return self._corrections().did_you_mean(text)
+
+    def _corrections(self) -> Corrections:
+        return Corrections(self.collection, self.embedder)
 
     def explain(self, hit: Hit | str, query: str | Sequence[Term], **options: Any) -> Explanation:
         """Explain the place of a hit, or of any record by its id, among the hits of a query.

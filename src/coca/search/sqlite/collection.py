@@ -212,6 +212,16 @@ class SqliteCollection:
             for row, score in zip(rows[best].tolist(), scores[best].tolist(), strict=True)
         ]
 
+    def similar_words(self, word: str, limit: int = 64) -> list[Hit]:
+        """Find records with words like a word; see `Collection.similar_words`."""
+        with self._searching("") as (connection, _, scan, keep):
+            terms = postings.similar_terms(connection, self._name, word)
+            rows = postings.rows_of(connection, self._name, terms)
+            shown = scan.searched(keep)
+            some = {row: None for found in rows for row in found[shown[found]][:limit].tolist()}
+            hits = tables.read_hits(connection, self._name, list(some))
+        return [hits[row] for row in some]
+
     def ranked(self, query: TypedQuery, ranking: Ranking, options: SearchOptions) -> list[Hit]:
         """Search by image, caption and words, exactly; see `Collection.ranked`."""
         options.check_page(MAX_RESULTS)

@@ -19,15 +19,17 @@ import json
 import sqlite3
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, UInt16
 
 from coca.search.search_options import CaptionChoice
+from coca.search.spelling import one_error_away
 from coca.search.words import (
     FIELD_WEIGHTS,
     FIELDS,
+    GENERATED,
     MARKS,
     NAMED,
     TEXT,
@@ -37,6 +39,7 @@ from coca.search.words import (
     label_keys,
     named_keys,
     search_terms,
+    stems,
 )
 
 K1, B = 1.2, 0.75
@@ -47,6 +50,8 @@ _ANALYZER_BLOCK = -1
 """Block with the version of the analysis in place of a term."""
 _MOST_OCCURRENCES, _MOST_LENGTH = 255, 65_535
 _POSTING_BYTES = 6
+_LONGEST_ENDING = 3
+"""Letters of an ending that stems lack, such as "ing"."""
 _TF = np.outer([*FIELD_WEIGHTS.values()], range(_MOST_OCCURRENCES + 1)).astype(np.float32).ravel()
 _IS_LABEL = np.repeat(
     [field in ("tags", "people", "place", "album") for field in FIELDS], _MOST_OCCURRENCES + 1
@@ -169,6 +174,43 @@ def scores(
         total[rows] += np.float32(idf) * tf / (tf + norm)
     rows = np.flatnonzero(total > 0)
     return rows, total[rows]
+
+
+def similar_terms(connection: sqlite3.Connection, name: str, word: str) -> list[str]:
+    """List the terms of words that begin with a word or are one typing error away from it.
+
+    The terms with its first letter are read, in 10 to 35 ms for a million records, and those whose
+    first two letters are exchanged. To look up all words one error away takes up to 500 ms.
+    """
+    blocks = json.dumps(list(_blocks(connection, name)))
+    near = set(stems([word, *one_error_away(word)]))
+    others = sorted(term for term in near if not term.startswith(word[0]))
+    found: set[str] = set()
+    for mark in ("", MARKS[GENERATED]):
+        for start in [word[0], *others]:
+            between = connection.execute(
+                f'SELECT DISTINCT w.term FROM json_each(?) AS b CROSS JOIN "{name}_words" AS w '
+                "ON w.block = b.value AND w.term >= ? AND w.term < ?",
+                (blocks, mark + start, mark + start + chr(0x10FFFF)),
+            )
+            # Marked terms of other fields have a colon behind their first letters.
+            words = {term for (term,) in between if ":" not in term.removeprefix(mark)}
+            found |= {term for term in words if _is_near(term.removeprefix(mark), word, near)}
+    return sorted(found)
+
+
+def _is_near(term: str, word: str, near: Collection[str]) -> bool:
+    # "mountain" is the term of "mountains", of which "mountai" is the beginning.
+    is_start = word.startswith(term) and len(word) - len(term) <= _LONGEST_ENDING
+    return term in near or term.startswith(word) or is_start
+
+
+def rows_of(
+    connection: sqlite3.Connection, name: str, terms: Sequence[str]
+) -> list[Int64[np.ndarray, " M"]]:
+    """Return the rows that have each of these terms, ascending."""
+    blocks = _blocks(connection, name)
+    return [np.unique(_postings(_blobs(connection, name, blocks, [term]))[0]) for term in terms]
 
 
 def text_matches(

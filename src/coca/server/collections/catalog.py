@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from bisect import bisect_left, insort
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Collection as AnyOf
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ import numpy as np
 from coca.search.records import METADATA, OCR_TEXT, RAW_FILE, Hit, Record, batches
 from coca.search.store import Collection
 from coca.search.stores import is_file
-from coca.server.collections.spelling import words_of
 
 _READ_ROWS = 1_000
 _STALE_S = 30.0
@@ -76,8 +74,6 @@ class Catalog:
         self._listed: list[Entry] = []
         self._hidden: list[Entry] = []
         self._by_id: dict[str, Entry] | None = None
-        self.words: Counter[str] = Counter()
-        """Words of captions and facet values when the items were last read, by their number."""
         self._version, self._due_s, self._old_s = -1, 0.0, math.inf
         self._lock = threading.Lock()
 
@@ -119,9 +115,7 @@ class Catalog:
         """Read all items."""
         began_s = time.monotonic()
         pages = self._collection.pages(vectors=False, size=_READ_ROWS)
-        words: Counter[str] = Counter()
-        before, self._by_id = self._by_id or {}, {one.id: one for one in _entries(pages, words)}
-        self.words = words
+        before, self._by_id = self._by_id or {}, {one.id: one for one in _entries(pages)}
         self._sort(self._by_id)
         self._report(before, self._by_id)
         if not self._is_file:
@@ -132,7 +126,7 @@ class Catalog:
     def _update(self, ids: AnyOf[str]) -> None:
         """Read the items with these ids again."""
         parts = (dict.fromkeys(some, 0.0) for some in batches(ids, _READ_ROWS))
-        now = {one.id: one for one in _entries(map(self._collection.hits, parts), self.words)}
+        now = {one.id: one for one in _entries(map(self._collection.hits, parts))}
         by_id = self._by_id or {}
         before = {id: by_id.pop(id) for id in ids if id in by_id}
         by_id.update(now)
@@ -162,15 +156,12 @@ class Catalog:
             self._on_gone(gone)
 
 
-def _entries(parts: Iterable[Sequence[Hit | Record]], words: Counter[str]) -> Iterator[Entry]:
-    """Build entries, and count their words."""
+def _entries(parts: Iterable[Sequence[Hit | Record]]) -> Iterator[Entry]:
     # Most values are those of many items, which then share them.
     known: dict[tuple[str, type, Any], FacetPair] = {}
     for items in parts:
         for item in items:
             values, album = _values(item, known), sys.intern(item.album)
-            texts = [value for _, value in values if isinstance(value, str)]
-            words.update(words_of(" ".join([item.caption, *texts])))
             yield Entry(item.id, item.time, values, item.hidden, album, item.content)
 
 

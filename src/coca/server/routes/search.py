@@ -36,7 +36,6 @@ from coca.server.bodies import (
 )
 from coca.server.collections.catalog import Entry, count_days, first_of_albums
 from coca.server.collections.served_collection import ServedCollection
-from coca.server.collections.spelling import corrected
 from coca.server.routes.items import Item, fields_of
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
 
@@ -337,7 +336,7 @@ def search(body: SearchRequest, tenant: CurrentTenant) -> SearchResponse:
         days=days,
         without=[str(term.text) for term in typed_terms(body.text)[1:]] if body.text else [],
         period=_period(body.text or ""),
-        did_you_mean=corrected(body.text or "", collection.catalog.words),
+        did_you_mean=collection.engine.did_you_mean(body.text or ""),
         took_ms=(time.perf_counter() - started) * 1_000,
     )
 
