@@ -589,13 +589,13 @@ def test_records_with_a_similar_word_are_found(
         [
             make_record("person", metadata={"people": ["Jorgen"]}),
             make_record("tags", tags=("Snowboarding", "Hiking")),
-            make_record("told", caption="a brown dog"),
+            make_record("words", caption="a brown dog"),
             make_record("model", caption="a giraffe", origin=Origin(captioned=True)),
             make_record("hidden", tags=("Jorgen",), hidden=True),
         ]
     )
-    similar = {"jorgn": "person", "jorg": "person", "snowboardign": "tags", "dgo": "told"}
-    similar |= {"girafe": "model", "odg": "told"}
+    similar = {"jorgn": "person", "jorg": "person", "snowboardign": "tags", "dgo": "words"}
+    similar |= {"girafe": "model", "odg": "words"}
     has_words = bool(collection.words("dog", 1))
     for word, id in similar.items():
         assert [hit.id for hit in collection.similar_words(word)] == [id] * has_words, word

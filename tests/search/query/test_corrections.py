@@ -25,11 +25,11 @@ class Model:
 @pytest.fixture
 def library(collection: Collection, make_record: Callable[..., Record]) -> Collection:
     """Photos with captions, people, places, albums and tags."""
-    told = [
+    captions = [
         *("a dog on the beach", "a brown dog in the grass", "a horse near a waterfall"),
         *("two hands", "an elephant", "the Eiffel tower"),
     ]
-    records = [make_record(f"told{n}", caption=text) for n, text in enumerate(told)]
+    records = [make_record(f"captions{n}", caption=text) for n, text in enumerate(captions)]
     people = ("Jorgen", "Cate", "Grandma Rosemarie", "Sunseth", "Günther")
     records += [make_record(f"person {name}", metadata={"people": [name]}) for name in people]
     written = Origin(captioned=True)

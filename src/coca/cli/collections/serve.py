@@ -11,7 +11,7 @@ from coca.cli.console import Console
 from coca.cli.options import defaults
 from coca.cli.options.option_groups import Group
 from coca.core.errors import ConfigError
-from coca.server.heaps import share_heaps
+from coca.server.arenas import share_arenas
 from coca.server.settings import ServerSettings
 
 
@@ -62,7 +62,7 @@ def serve(
     `coca index` can write to the collections at the same time. Stop the service by Ctrl-C. Without
     keys, only requests from this machine are answered.
     """
-    share_heaps()
+    share_arenas()
     console = Console()
     from coca.core.extras import require
     from coca.search.milvus.connection import LITE

@@ -7,8 +7,8 @@ _M_ARENA_MAX = -8
 """Parameter of mallopt in malloc.h of glibc."""
 
 
-def share_heaps() -> None:
-    """Let all threads share two heaps; it is called before any other thread allocates.
+def share_arenas() -> None:
+    """Let all threads share two arenas; it is called before any other thread allocates.
 
     Else each thread that called the model keeps the memory of its largest batch: 5 GB after reranks
     of 20 threads.
@@ -18,6 +18,6 @@ def share_heaps() -> None:
 
 
 def free_memory() -> None:
-    """Return free memory inside the heaps to the system."""
+    """Return free memory inside the arenas to the system."""
     with suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
