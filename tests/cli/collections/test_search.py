@@ -113,7 +113,7 @@ def test_reranking_shows_the_likelihood_of_the_text(
     assert {hit["id"] for hit in again[:2]} == {hit["id"] for hit in plain[:2]}
     assert [hit["log_likelihood"] is not None for hit in again] == [True, True, False]
     first, *shown = run("search", "a red car", "--rerank", "3").stdout.splitlines()
-    columns = "rank rank score log likelihood sum words score caption path"
+    columns = "rank rank score log likelihood sum words why score caption path"
     assert first.split() == columns.split()
     scores = [float(line.split()[1]) for line in shown]
     assert scores == sorted(scores, reverse=True)
@@ -121,7 +121,7 @@ def test_reranking_shows_the_likelihood_of_the_text(
 
 def test_results_for_people_show_rank_score_caption_and_path(run: Run, filled: Any) -> None:
     shown = run("search", "a red car").stdout.splitlines()
-    assert shown[0].split() == ["rank", "sum", "words", "score", "caption", "path"]
+    assert shown[0].split() == ["rank", "sum", "words", "why", "score", "caption", "path"]
     assert [line.split()[0] for line in shown[1:]] == ["1", "2", "3"]
     assert sum("a red [car]" in line for line in shown) == 1
     assert "nothing was found" in run("search", "x", "--min-score", "1").stdout

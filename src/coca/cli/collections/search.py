@@ -134,7 +134,7 @@ def search(
     for typed, other in meant.items():
         if other:
             console.note(f"no image has the words {typed!r}; did you mean {other!r}?")
-    print_hits(console, hits, first=options.offset + 1)
+    print_hits(console, hits, first=options.offset + 1, text=" ".join(wanted))
 
 
 def _id_of(collection: "Collection", photo: str) -> str:
