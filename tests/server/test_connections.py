@@ -5,6 +5,7 @@ import resource
 import signal
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from uvicorn.server import ServerState
 
 from coca.inference.predictor import Predictor
 from coca.server.connections import ConnectionLimits, limited_protocol
-from server_process import SEARCH_HEAD, ServerProcess, serving
+from server_process import SEARCH_HEAD, ServerProcess, data_uri, serving
 from tiny_collection import write_collections
 
 DESCRIPTORS = 512
@@ -157,6 +158,31 @@ def test_a_client_that_drips_does_not_delay_the_end(
             process.process.terminate()
             assert not drip(connection).startswith(b"HTTP/1.1 408")
         process.process.wait(timeout=60)
+
+
+@pytest.mark.service
+def test_requests_in_progress_at_the_end_are_answered(
+    own_uri: str, predictor: Predictor, tmp_path: Path, images: list[bytes]
+) -> None:
+    labels = [f"label {number}" for number in range(1_000)]
+    templates = [f"template {number} of {{}}" for number in range(10)]
+    body = {"image": data_uri(images[0]), "labels": labels, "templates": templates}
+    times = {"shutdown_timeout_s": 6}
+    with (
+        serving(*options(own_uri, predictor), cache=tmp_path, defaults=times) as process,
+        ThreadPoolExecutor(16) as pool,
+    ):
+        answers = [pool.submit(process.post, "/v1/classify", body) for _ in range(16)]
+        while b'coca_waiting{kind="text"} 0.0' in process.get("/metrics").body:
+            assert not all(answer.done() for answer in answers)
+        process.process.terminate()
+        for answer in answers:
+            found = answer.result()
+            assert found.status == 200 or (found.status, found.headers["retry-after"]) == (
+                503,
+                "10",
+            ), found.body
+        assert process.process.wait(timeout=60) == 0
 
 
 def drip(connection: socket.socket) -> bytes:

@@ -92,3 +92,21 @@ def test_work_ends_when_nobody_waits_for_it(
         with pytest.raises(ServiceError) as caught:
             asyncio.run(run())
         assert caught.value.status == status
+
+
+def test_work_ends_some_time_after_the_service_stops() -> None:
+    async def run(places: Places) -> None:
+        async with places.place(ANNA):
+            check_cancelled()
+            places.end(within_s=3_600.0)
+            check_cancelled()
+            places.end(within_s=0.0)
+            await asyncio.sleep(0.01)
+            check_cancelled()
+
+    places = Places(timeout_s=60.0)
+    for _ in range(2):
+        # Also a request that was waiting.
+        with pytest.raises(ServiceError, match="the service stops") as caught:
+            asyncio.run(run(places))
+        assert (caught.value.status, caught.value.retry_after_s) == (503, 10)

@@ -35,6 +35,7 @@ from coca.server.middleware import (
     SameOriginWrites,
 )
 from coca.server.page_files import PAGE, PageFiles
+from coca.server.places import Places
 from coca.server.routes import generation, items, mining, operations, saved_searches, search
 from coca.server.routes.search import capabilities_of
 from coca.server.service import Service
@@ -201,9 +202,23 @@ def run(
     # collections are closed.
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        _Server(config, service.places).run(sockets=[listener])
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+class _Server(uvicorn.Server):
+    """Server that ends the work of requests before it cancels them, so that each has an answer."""
+
+    def __init__(self, config: uvicorn.Config, places: Places) -> None:
+        super().__init__(config)
+        self._places = places
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for the requests in progress."""
+        assert self.config.timeout_graceful_shutdown is not None
+        self._places.end(within_s=self.config.timeout_graceful_shutdown / 2)
+        await super().shutdown(sockets)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,6 +1,7 @@
 """Places of tenants in the pool of threads, and requests that nobody waits for any more."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
@@ -17,6 +18,8 @@ from coca.server.turns import of_key
 
 TENANT_THREADS = 20
 """Maximum number of threads of one key; further requests of it wait, and those of others do not."""
+_RETRY_STOPPED_S = 10
+"""Advised wait of a client whose request was ended because the service stops, in seconds."""
 _SHARE = 4
 """A key may have a quarter of all connections in requests that wait or are worked on."""
 _THREADS, _MAX_THREADS = 40, 200
@@ -29,6 +32,7 @@ class Places:
         """Limit the time of a request in a thread, in seconds."""
         self._timeout_s = timeout_s
         self._max_requests = TENANT_THREADS
+        self._ends_s = math.inf
         self._of_key: dict[str, CapacityLimiter] = {}
 
     def open(self, keys: Sequence[KeyConfig], *, max_connections: int) -> None:
@@ -36,6 +40,10 @@ class Places:
         self._max_requests = max(TENANT_THREADS, max_connections // _SHARE)
         size = min(_MAX_THREADS, TENANT_THREADS * len(keys))
         current_default_thread_limiter().total_tokens = max(_THREADS, size)
+
+    def end(self, *, within_s: float) -> None:
+        """End the work of all requests after a while, since the service stops."""
+        self._ends_s = time.monotonic() + within_s
 
     @asynccontextmanager
     async def place(
@@ -55,7 +63,15 @@ class Places:
         def check() -> None:
             if leaves is not None and leaves.done():
                 raise ServiceError("the client has left", status=499, code="client_left")
-            if time.monotonic() > deadline_s:
+            now_s = time.monotonic()
+            if now_s > self._ends_s:
+                raise ServiceError(
+                    "the service stops: repeat the request when it runs again",
+                    status=503,
+                    code="stopping",
+                    retry_after_s=_RETRY_STOPPED_S,
+                )
+            if now_s > deadline_s:
                 raise ServiceError(
                     f"the request took longer than {self._timeout_s:g} seconds: ask for less, or "
                     "repeat it when the service is less busy",

@@ -41,7 +41,8 @@ class ServerSettings(Config):
     """Maximum time for the work of a request, in seconds; then it gets status 503. The work also
     ends when the client leaves."""
     shutdown_timeout_s: Annotated[int, Field(ge=1)] = 8
-    """Maximum time for requests in progress when the service is stopped, in seconds."""
+    """Maximum time for requests in progress when the service is stopped, in seconds; those that are
+    not answered after half of it get status 503."""
     decode_timeout_s: Annotated[float, Field(gt=0)] = 30.0
     """Maximum time to decode an image, in seconds; a slower image gets status 422. 50 million
     pixels take 1 to 10 on a busy machine."""
