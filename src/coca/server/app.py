@@ -27,7 +27,6 @@ from coca.server.connections import BACKLOG, ConnectionLimits, limited_protocol,
 from coca.server.errors import ERRORS, add_error_handlers
 from coca.server.middleware import (
     BodyLimit,
-    EndedConnections,
     LocalHostOnly,
     MeasureRequests,
     RequestMetrics,
@@ -108,7 +107,6 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
         timeout_s=settings.body_timeout_s,
     )
     app.add_middleware(SameOriginWrites)
-    app.add_middleware(EndedConnections)
     if not service.keys.are_needed:
         app.add_middleware(LocalHostOnly)
     app.add_middleware(ResponseHeaders, headers=_HEADERS)

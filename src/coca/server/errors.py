@@ -7,8 +7,9 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from coca.core.errors import (
@@ -126,6 +127,11 @@ def add_error_handlers(app: FastAPI, *, headers: Mapping[str, str]) -> None:
             headers["Allow"] = ", ".join(allowed)
         body = error_body(detail, status, "http_error")
         return JSONResponse(jsonable_encoder(body), status, headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def _left(request: Request, error: ClientDisconnect) -> Response:
+        # A thousand tracebacks in the log would stall all other requests for seconds.
+        return Response(status_code=499)
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> JSONResponse:

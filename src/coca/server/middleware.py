@@ -2,7 +2,6 @@
 
 import asyncio
 import ipaddress
-import logging
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -11,13 +10,10 @@ from urllib.parse import urlsplit
 from fastapi import HTTPException
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, generate_latest
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coca.server.errors import ServiceError, error_body, error_response
-
-logger = logging.getLogger(__name__)
 
 # Limits of bodies, hosts and origins of requests; headers of responses.
 
@@ -134,23 +130,6 @@ class SameOriginWrites:
                 await error_response(error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
-
-
-class EndedConnections:
-    """Ends the requests of clients that leave before their body is complete, without a traceback.
-
-    The log of a thousand such tracebacks stalls all other requests for seconds.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on; nobody waits for the response of an ended connection."""
-        try:
-            await self._app(scope, receive, send)
-        except ClientDisconnect:
-            logger.debug("a client left before its request was complete")
 
 
 class ResponseHeaders:
