@@ -27,11 +27,10 @@ from coca.server.connections import BACKLOG, ConnectionLimits, limited_protocol,
 from coca.server.errors import ERRORS, add_error_handlers
 from coca.server.middleware import (
     BodyLimit,
-    LocalHostOnly,
     MeasureRequests,
     RequestMetrics,
     ResponseHeaders,
-    SameOriginWrites,
+    TrustedSource,
 )
 from coca.server.page_files import PAGE, PageFiles
 from coca.server.places import Places
@@ -106,9 +105,7 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
         max_total_bytes=int(settings.max_bodies_mb * 1e6),
         timeout_s=settings.body_timeout_s,
     )
-    app.add_middleware(SameOriginWrites)
-    if not service.keys.are_needed:
-        app.add_middleware(LocalHostOnly)
+    app.add_middleware(TrustedSource, local_only=not service.keys.are_needed)
     app.add_middleware(ResponseHeaders, headers=_HEADERS)
     app.state.metrics = RequestMetrics(by_key=service.keys.are_needed)
     app.add_middleware(MeasureRequests, metrics=app.state.metrics)

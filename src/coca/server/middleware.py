@@ -20,7 +20,7 @@ from coca.server.errors import ServiceError, error_body, error_response
 MAX_VALUES, MAX_KEYS = 500_000, 50_000
 """Maximum number of values and of keys in a JSON body: parsing them takes 30 ms, in which no other
 request is answered. Commas and colons in texts count, too."""
-_HOST = re.compile(rb"([\w.-]+|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?", re.ASCII)
+_HOST = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?", re.ASCII)
 """Name or address, and port; other forms, such as `localhost:80@name`, are of attackers."""
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _COUNTED_BYTES = 1 << 20
@@ -89,43 +89,28 @@ class BodyLimit:
             self._total_bytes -= _counted(received)
 
 
-class LocalHostOnly:
-    """Rejects requests whose `Host` is not a loopback address (421), against DNS rebinding.
+class TrustedSource:
+    """Rejects requests to other hosts (421), and requests that pages of other sites send (403).
 
-    A web site could otherwise point its own name at this machine and read the collection.
+    Without keys, a web site could otherwise point its own name at this machine and read the
+    collection (DNS rebinding). A browser also sends requests of other pages without asking the
+    service first, so that any web site could delete items; safe methods stay allowed.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, local_only: bool) -> None:
+        """Answer requests to loopback addresses only, if `local_only`."""
         self._app = app
+        self._local_only = local_only
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request to a loopback name on."""
+        """Pass on a request of a trusted source."""
         if scope["type"] == "http":
-            hosts = [value for name, value in scope["headers"] if name == b"host"]
-            names = [_HOST.fullmatch(host) for host in hosts]
-            if not all(name and is_loopback(name[1].decode().lower()) for name in names):
-                sentence = "without keys only requests to localhost are answered"
-                response = JSONResponse(error_body(sentence, 421, "wrong_host"), 421)
-                await response(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-
-class SameOriginWrites:
-    """Rejects requests that a page of another origin sends (403), except for safe methods.
-
-    A browser sends them without asking the service first, so that any web site could otherwise
-    delete the items of a service without keys.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on a request that only reads, or that is not of another origin."""
-        if scope["type"] == "http" and scope["method"] not in _SAFE_METHODS:
+            headers = Headers(scope=scope)
             try:
-                check_origin(Headers(scope=scope))
+                if self._local_only:
+                    _check_host(headers)
+                if scope["method"] not in _SAFE_METHODS:
+                    check_origin(headers)
             except ServiceError as error:
                 await error_response(error)(scope, receive, send)
                 return
@@ -190,6 +175,14 @@ def check_values(body: bytes, *, max_values: int = MAX_VALUES) -> None:
 def too_large(max_bytes: int) -> str:
     """Describe the limit of a body in an error message."""
     return f"a request body must have at most {max_bytes:,} bytes here"
+
+
+def _check_host(headers: Headers) -> None:
+    hosts = [_HOST.fullmatch(host) for host in headers.getlist("host")]
+    if not all(host and is_loopback(host[1].lower()) for host in hosts):
+        raise ServiceError(
+            "without keys only requests to localhost are answered", status=421, code="wrong_host"
+        )
 
 
 def check_origin(headers: Headers) -> None:
