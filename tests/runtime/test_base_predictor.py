@@ -61,7 +61,7 @@ def predictor(
 
 def test_it_is_a_predictor(predictor: BasePredictor, reference: BasePredictor) -> None:
     assert isinstance(predictor, BasePredictor)
-    for name in ("fingerprint", "embed_dim", "dtype", "context_length", "max_text_tokens"):
+    for name in ("fingerprint", "embed_dim", "context_length", "max_text_tokens"):
         assert getattr(predictor, name) == getattr(reference, name)
     assert (predictor.classes, predictor.answers_questions, predictor.images_per_sample) == (
         (),

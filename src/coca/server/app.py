@@ -47,7 +47,7 @@ ROUTES: Registry[APIRouter] = Registry("routes", "routes", APIRouter)
 _REFRESH_S = 1.0
 """Time between two looks at the file of the keys, in seconds."""
 _FREE_S = 30.0
-"""Time after which memory that is free is given back to the system, in seconds."""
+"""Seconds after which free memory is returned to the system."""
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; "
     "media-src 'self' blob:; "
