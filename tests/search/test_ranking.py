@@ -12,7 +12,7 @@ SPREADS = (Spread(0.45, 0.06), Spread(0.5, 0.05))
 
 
 def scores(image: float, caption: float, bm25: float, text: float, floor: float) -> float:
-    columns = (np.array([image]), np.array([caption]), np.array([[bm25, text]]))
+    columns = (np.array([image]), np.array([caption]), np.array([[bm25, text]], np.float64))
     return float(sum(part[0] for part in parts_of(*columns, Ranking(), floor).values()))
 
 
@@ -21,9 +21,9 @@ def test_each_part_can_only_add(
     image: float, caption: float, bm25: float, text: float, captioned: float
 ) -> None:
     floor = TypedQuery(np.ones(2, np.float32), "", SPREADS).caption_floor(captioned)
-    alone = scores(image, np.nan, 0, 0, floor)
+    alone = scores(image, np.nan, 0.0, 0.0, floor)
     assert alone == pytest.approx(image)
-    assert scores(image, caption, 0, 0, floor) >= alone
+    assert scores(image, caption, 0.0, 0.0, floor) >= alone
     assert scores(image, np.nan, bm25, text, floor) >= alone
     if caption <= floor:
         assert scores(image, caption, bm25, text, floor) == scores(image, np.nan, bm25, text, floor)
@@ -33,5 +33,5 @@ def test_each_part_can_only_add(
 def test_the_floor_falls_with_the_fraction_of_captioned_images(one: float, other: float) -> None:
     query = TypedQuery(np.ones(2, np.float32), "", SPREADS)
     assert (query.caption_floor(one) >= query.caption_floor(other)) or one > other
-    assert query.caption_floor(0) == pytest.approx(0.5 + FLOOR_DEVIATIONS * 0.05)
-    assert query.caption_floor(1) == 0.5
+    assert query.caption_floor(0.0) == pytest.approx(0.5 + FLOOR_DEVIATIONS * 0.05)
+    assert query.caption_floor(1.0) == 0.5
