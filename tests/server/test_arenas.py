@@ -20,10 +20,7 @@ def test_threads_share_two_arenas(process: ServerProcess) -> None:
     with ThreadPoolExecutor(20) as pool:
         bodies = [{"text": "a red car", "rerank": 6}] * 60
         answers = pool.map(lambda body: process.post("/v1/search", body), bodies)
-        statuses = {answer.status for answer in answers}
-    # Of 20 at a time, a full queue refuses some.
-    assert 200 in statuses
-    assert statuses <= {200, 503}
+        assert {answer.status for answer in answers} == {200}
     starts = 0
     for line in Path(f"/proc/{process.process.pid}/maps").read_text().splitlines():
         if (

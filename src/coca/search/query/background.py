@@ -11,6 +11,7 @@ Dimensions: N texts, E embedding.
 
 import hashlib
 import io
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -52,6 +53,9 @@ _TITLES = (
 _ARTICLES = ("a", "an", "two", "three", "some")
 _EMBEDDED = dict[str, Float32[np.ndarray, "N E"]]()
 """Vectors by model and texts."""
+_lock = threading.Lock()
+"""Held while texts are embedded: each of 20 first requests of a service embedded all of them, and
+most were refused by the full queue of the model."""
 
 
 @cache
@@ -99,16 +103,20 @@ def text_vectors(embedder: Any, texts: Sequence[str]) -> Float32[np.ndarray, "N 
     digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
     key = f"{embedder.fingerprint}-{embedder.embed_dim}-{digest}"
     if key not in _EMBEDDED:
-        path = user_cache() / "texts" / f"{key}.npy"
-        try:
-            vectors = np.load(path).astype(np.float32).reshape(len(texts), embedder.embed_dim)
-        except (OSError, ValueError):
-            # Rounded as they are kept, so that the first call returns what later ones read.
-            vectors = embedder.embed_texts(list(texts)).astype(np.float16)
-            buffer = io.BytesIO()
-            np.save(buffer, vectors)
-            with suppress(StorageError):
-                write_atomic(path, buffer.getvalue())
-            vectors = vectors.astype(np.float32)
-        _EMBEDDED[key] = vectors
+        with _lock:
+            if key not in _EMBEDDED:
+                _EMBEDDED[key] = _cached_vectors(embedder, texts, key)
     return _EMBEDDED[key]
+
+
+def _cached_vectors(embedder: Any, texts: Sequence[str], key: str) -> Float32[np.ndarray, "N E"]:
+    path = user_cache() / "texts" / f"{key}.npy"
+    try:
+        return np.load(path).astype(np.float32).reshape(len(texts), embedder.embed_dim)
+    except (OSError, ValueError):
+        # Rounded as they are kept, so that the first call returns what later ones read.
+        vectors, buffer = embedder.embed_texts(list(texts)).astype(np.float16), io.BytesIO()
+        np.save(buffer, vectors)
+        with suppress(StorageError):
+            write_atomic(path, buffer.getvalue())
+        return vectors.astype(np.float32)
