@@ -1,4 +1,4 @@
-"""Tuning of malloc in glibc: keep freed memory in the process for the next forward pass or step.
+"""Tuning of malloc in glibc: keep freed memory for the next forward pass or step, or return it.
 
 By default glibc returns large blocks to the kernel at once. Each training step on a CPU then
 allocates the same gigabytes again, page by page, and the kernel zeroes every page. At batch 32 of
@@ -9,9 +9,10 @@ and 20 ms with this module. Peak memory is equal.
 
 import ctypes
 import platform
+from contextlib import suppress
 
 # Constants of malloc.h.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 _STEP_BYTES = 64 * 2**20
 
 
@@ -32,3 +33,19 @@ def keep_freed_memory() -> bool:
             (_M_TOP_PAD, _STEP_BYTES),  # the heap grows in larger steps
         )
     )
+
+
+def share_arenas() -> None:
+    """Let all threads share two arenas, where the C library is glibc; call it before other threads.
+
+    Else each thread that called the model keeps the memory of its largest batch: 5 GB after reranks
+    of 20 threads.
+    """
+    with suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+
+
+def free_memory() -> None:
+    """Return free memory inside the arenas to the system, where the C library is glibc."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

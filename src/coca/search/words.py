@@ -17,7 +17,7 @@ import threading
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from coca.search.records import OCR_TEXT, RAW_FILE, Hit, Record, text_inside
@@ -53,9 +53,9 @@ which BM25 does not count, as it is low where few images have text and in long t
 labels, see `text_match`."""
 MARKS = {GENERATED: "model:", TEXT: "text:", NAMED: "named:", TAGGED: "tagged:"}
 """Marks of the terms of these fields, which are terms of their own to BM25."""
-LABELS = ("tags", "people", "place", "album", "name", TEXT)
-"""Fields of labels and names."""
-TEXT_FIELDS = ("caption", *LABELS)
+LABELS = ("tags", "people", "place", "album")
+"""Fields of labels."""
+TEXT_FIELDS = ("caption", *LABELS, "name", TEXT)
 """Fields of which the share of a query's words counts as well. Of 40 queries for a tag, person,
 city, album or file of 1,000 photos, the first hit is right for 21 with BM25, and for 40 with the
 share, too: BM25 of a word that 30 photos have is too low to precede the nearest image.
@@ -130,6 +130,11 @@ def query_terms(text: str) -> list[tuple[str, str]]:
     return list(pairs.items())
 
 
+def is_stop_word(word: str) -> bool:
+    """Return whether a word is an English or a German stop word."""
+    return word.casefold() in _STOP or word.casefold() in _GERMAN_STOP
+
+
 def share(query: Sequence[tuple[str, str]], terms: Collection[str]) -> float:
     """Compute the share of the words of a query that have a term among `terms`; 0 to 1.
 
@@ -179,9 +184,9 @@ def without_labels(text: str, labels: Collection[str]) -> str:
         for word in text.split()
         if named.isdisjoint(english for english, _ in query_terms(word))
     ]
-    while words and _is_stop_word(words[0]):
+    while words and is_stop_word(words[0]):
         del words[0]
-    while words and _is_stop_word(words[-1]):
+    while words and is_stop_word(words[-1]):
         del words[-1]
     return " ".join(words) if named and words else text
 
@@ -207,13 +212,25 @@ def text_match(
         terms: Terms of a record, see `matched_terms`.
         written: How `terms` writes a term of `matched_terms`.
     """
+    keys, words = _written(tuple(query), written)
     named, tagged = set[int](), set[int]()
-    for key, span in label_keys(query).items():
-        if written(key) in terms:
-            (named if key.startswith(MARKS[NAMED]) else tagged).update(span)
-    words = [(written(english), written(german)) for english, german in query]
+    for key, is_named, span in keys:
+        if key in terms:
+            (named if is_named else tagged).update(span)
     labels = len(named) + (len(tagged) / max(len(query), 1)) ** 2
     return labels + share(words, terms) ** 4
+
+
+@lru_cache(16)
+def _written(
+    query: tuple[tuple[str, str], ...], written: Callable[[str], str]
+) -> tuple[list[tuple[str, bool, tuple[int, ...]]], list[tuple[str, str]]]:
+    """Write the labels and terms of a query once for all records that it is compared with."""
+    keys = [
+        (written(key), key.startswith(MARKS[NAMED]), span)
+        for key, span in label_keys(query).items()
+    ]
+    return keys, [(written(english), written(german)) for english, german in query]
 
 
 def search_terms(query: Sequence[tuple[str, str]], captions: CaptionChoice) -> list[str]:
@@ -324,10 +341,6 @@ def _content(words: list[str], german: bool) -> list[str]:
     """Remove stop words of a language unless there are no other words."""
     stop = _GERMAN_STOP if german else _STOP
     return [word for word in words if word not in stop] or words
-
-
-def _is_stop_word(word: str) -> bool:
-    return word.casefold() in _STOP or word.casefold() in _GERMAN_STOP
 
 
 def _stems(language: str, words: Sequence[str]) -> list[str]:

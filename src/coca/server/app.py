@@ -20,8 +20,8 @@ from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddle
 
 from coca import __version__
 from coca.core.errors import ConfigError
+from coca.core.malloc import free_memory
 from coca.core.registry import Registry
-from coca.server.arenas import free_memory
 from coca.server.bodies import JSON, JSON_VALUE
 from coca.server.connections import BACKLOG, ConnectionLimits, limited_protocol, max_connections
 from coca.server.errors import ERRORS, add_error_handlers

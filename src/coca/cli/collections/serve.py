@@ -11,7 +11,7 @@ from coca.cli.console import Console
 from coca.cli.options import defaults
 from coca.cli.options.option_groups import Group
 from coca.core.errors import ConfigError
-from coca.server.arenas import share_arenas
+from coca.core.malloc import share_arenas
 from coca.server.settings import ServerSettings
 
 

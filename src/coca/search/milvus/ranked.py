@@ -5,7 +5,7 @@ query's terms in what they say and in their labels and texts. A candidate is a h
 record can have a higher score than its own, as far as the ends of the lists show (the threshold
 algorithm of Fagin et al. 2001). So the hits are those of an exact search, if the searches of images
 and captions are exact. One bound is assumed: the labels and texts of a record that is in no
-list match the query at most as well as those of the last one of their list.
+list match the query at most as well as the best of their list.
 
 Dimensions: N candidates, E embedding.
 """

@@ -19,15 +19,13 @@ from coca.search.query.query_terms import singular
 from coca.search.records import Hit
 from coca.search.spelling import MAX_LETTERS, WORD, is_typing_error, words_of
 from coca.search.store import Collection
-from coca.search.words import GERMAN_STOP_WORDS, STOP_WORDS, query_terms, texts_of
+from coca.search.words import LABELS, is_stop_word, query_terms, texts_of
 
 MIN_LETTERS = 4
 """Number of letters from which a word may be the beginning of a label, or a label with an error."""
 MAX_WORDS = 8
 """Number of unknown words of a text that are looked up; each takes 1 to 40 ms."""
-_LABELS = ("tags", "people", "place", "album")
-_TEXTS = (*_LABELS, "caption", "generated", "metadata")
-_STOP = frozenset(f"{STOP_WORDS} {GERMAN_STOP_WORDS}".split())
+_TEXTS = (*LABELS, "caption", "generated", "metadata")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +93,7 @@ class Corrections:
 
     def _is_usual(self, word: str) -> bool:
         """Return whether a word is a stop word, or it or its singular is one token of the model."""
-        if word in _STOP:
+        if is_stop_word(word):
             return True
         # Other embedders need not have it; see `BasePredictor.leading_ids`.
         leading_ids = getattr(self._embedder, "leading_ids", None)
@@ -109,7 +107,7 @@ def _read(typed: str, hits: Iterable[Hit]) -> _Neighbours | None:
     for hit in hits:
         texts = texts_of(hit)
         words.update({word for name in _TEXTS for word in words_of(texts.get(name, ""))})
-        labels.update({word for name in _LABELS for word in words_of(texts.get(name, ""))})
+        labels.update({word for name in LABELS for word in words_of(texts.get(name, ""))})
     stems = set(query_terms(typed))
     if any(not stems.isdisjoint(query_terms(word)) for word in words if word[0] == typed[0]):
         return None

@@ -30,6 +30,7 @@ from coca.search.words import (
     FIELD_WEIGHTS,
     FIELDS,
     GENERATED,
+    LABELS,
     MARKS,
     NAMED,
     TEXT,
@@ -53,9 +54,7 @@ _POSTING_BYTES = 6
 _LONGEST_ENDING = 3
 """Letters of an ending that stems lack, such as "ing"."""
 _TF = np.outer([*FIELD_WEIGHTS.values()], range(_MOST_OCCURRENCES + 1)).astype(np.float32).ravel()
-_IS_LABEL = np.repeat(
-    [field in ("tags", "people", "place", "album") for field in FIELDS], _MOST_OCCURRENCES + 1
-)
+_IS_LABEL = np.repeat([field in LABELS for field in FIELDS], _MOST_OCCURRENCES + 1)
 _IS_TEXT = np.repeat([field in TEXT_FIELDS for field in FIELDS], _MOST_OCCURRENCES + 1)
 
 Texts = Mapping[int, Mapping[str, str]]
