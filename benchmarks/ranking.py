@@ -11,8 +11,8 @@ photos. All other sets are reported: their queries are in ranking_queries.yaml, 
 before any result. `generated` are the photos of Flickr8k with captions by the model, which count.
 Without `--photos` only the two sets of drawings are measured.
 
-`family` are nouns over photos without captions, ten of which get a caption of a family album that
-says nothing of the photo: precision of the first five hits, by images alone and by the ranking.
+`family` are nouns over photos without captions; ten photos get a caption of a family album, such as
+"Our old house": precision of the first five hits, by images alone and by the ranking.
 
 Dimensions: Q queries, N records.
 """
@@ -222,7 +222,7 @@ def loaded(model: str) -> Any:
 def records_of(
     data: Mapping[str, np.ndarray], has_caption: np.ndarray, *, generated: bool = False
 ) -> Iterator[Record]:
-    """Build the records of a set, some of which have their caption."""
+    """Build the records of a set; some have their caption."""
     columns = (data["captions"].tolist(), data["images"], data["caption vectors"], has_caption)
     for row, (caption, vector, text_vector, captioned) in enumerate(zip(*columns, strict=True)):
         yield Record(
@@ -345,7 +345,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         figures |= {f"family, {method}, P@5": value for method, value in precisions.items()}
         shown = [f"{value:.3f}" for value in precisions.values()]
         sections += [
-            "Nouns over 600 photos, ten of which have a caption of a family album: P@5.",
+            "Nouns over 600 photos, ten with a caption of a family album: P@5.",
             table([*precisions], [shown]),
         ]
     rounds = Rounds({"ranking": [figures]})

@@ -397,7 +397,7 @@ class SearchEngine:
         return direction([*vectors], [term.weight for term in terms])[0]
 
     def _without_labels(self, terms: Sequence[Term]) -> Sequence[Term]:
-        """Remove the labels that wanted texts name, of which a model knows nothing."""
+        """Remove the labels that wanted texts name: a model does not know them."""
         return [
             term.replace(text=without_labels(term.text, self.collection.labels_in(term.text)))
             if term.text and term.weight > 0 and " " in term.text.strip()
