@@ -2,7 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +213,32 @@ def test_a_milvus_without_bm25_is_reported_once(
             ("dog", None, None),
             ("cat", None, 1.0),
         ]
+
+
+@pytest.mark.parametrize("method", ["query", "upsert"])
+def test_an_edit_is_repeated_where_milvus_does_not_find_a_collection_once(
+    store: MilvusStore,
+    name: str,
+    make_record: MakeRecord,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+) -> None:
+    # Milvus 2.3 at times does not find a collection whose properties another client changes.
+    collection = create(store, name)
+    collection.upsert([make_record("one")])
+    call, calls = Connection.call, 0
+
+    def missing_once(self: Connection, called: str, own_name: str = "", **options: Any) -> Any:
+        nonlocal calls
+        calls += called == method
+        is_missing = called == method and calls == 1
+        return call(self, called, f"{own_name}_absent" if is_missing else own_name, **options)
+
+    monkeypatch.setattr(Connection, "call", missing_once)
+    collection.update(["one"], changed)
+    assert calls > 1
+    assert collection.get(["one"])["one"].tags == ("changed",)
+
+
+def changed(records: Mapping[str, Record]) -> dict[str, Record]:
+    return {id: replace(record, tags=("changed",)) for id, record in records.items()}

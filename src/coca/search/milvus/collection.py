@@ -104,7 +104,10 @@ class MilvusCollection:
         return self._rows
 
     def _read(self, read: Callable[[Rows], _T]) -> _T:
-        """Read rows of one collection; again if it was dropped, as another took the name."""
+        """Read rows of one collection; again if it is missing.
+
+        Another took the name, or Milvus 2.3 did not find it while its properties changed.
+        """
         try:
             return read(self._current())
         except SearchError as error:
@@ -114,6 +117,7 @@ class MilvusCollection:
 
     def _write(self, write: Callable[[Rows, Turn], _T]) -> _T:
         """Write rows in a turn of this client, of the collection that has the name then."""
+        is_repeated = False
         while True:
             rows = self._current()
             try:
@@ -124,8 +128,13 @@ class MilvusCollection:
             except TurnLostError:
                 continue
             except SearchError as error:
-                if not self._connection.is_missing(error) or self._current() is rows:
+                if not self._connection.is_missing(error):
                     raise
+                if self._current() is rows:
+                    # Milvus 2.3 at times does not find a collection whose properties change.
+                    if is_repeated:
+                        raise
+                    is_repeated = True
 
     @property
     def index_type(self) -> VectorIndex:
@@ -198,10 +207,13 @@ class MilvusCollection:
     def update(self, ids: Iterable[str], change: Change) -> dict[str, Record]:
         """Read, change and write records in a turn of this client; see `Collection.update`."""
         wanted, embed_dim = list(dict.fromkeys(ids)), self.info.embed_dim
+
+        def before(rows: Rows) -> tuple[Rows, int, dict[str, Record]]:
+            number = last_write(self._connection, rows.layout.own_name)
+            return rows, number, _records(rows, wanted, vectors=True)
+
         # Before the turn, so that other writers do not wait for it: a strong read takes 0.2 s.
-        read = self._current()
-        number = last_write(self._connection, read.layout.own_name)
-        stored = _records(read, wanted, vectors=True)
+        read, number, stored = self._read(before)
         left, differing = changed_by(change, stored, embed_dim)
         if not differing:
             return left
