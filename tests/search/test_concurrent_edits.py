@@ -3,10 +3,8 @@
 import itertools
 import json
 import os
-import random
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,7 +19,7 @@ from coca.search.ingest.reindex import reindex
 from coca.search.ingest.sources import FileSource
 from coca.search.query.engine import SearchEngine
 from coca.search.store import Collection, Store
-from coca.search.stores import is_file, open_store
+from coca.search.stores import open_store
 from store_indexer import Slow
 
 pytestmark = [pytest.mark.contract, pytest.mark.slow]
@@ -96,13 +94,9 @@ def edit_until_done(collection: Collection, name: str, folder: Path) -> None:
 
 
 def edit_until_reindexed(collection: Collection, name: str, folder: Path) -> None:
-    """Edit a key of all records until another model has the name; write what was acknowledged.
-
-    The pauses let a pass over all records end in which nothing changes.
-    """
+    """Edit a key of all records until another model has the name; write what was acknowledged."""
     engine, ids = SearchEngine(MODEL, collection), collection.ids()
     last: dict[str, str] = {}
-    pause_s = 0.05 if is_file(collection.info.uri) else 6.0
     with suppress(SearchError):
         for number in itertools.count():
             id, value = ids[number % len(ids)], f"{name} {number}"
@@ -110,7 +104,6 @@ def edit_until_reindexed(collection: Collection, name: str, folder: Path) -> Non
             last[id] = value
             if (folder.parent / "done").exists():
                 break
-            time.sleep(random.uniform(0, pause_s))
     (folder.parent / f"{name}.json").write_text(json.dumps(last))
 
 
@@ -155,14 +148,14 @@ def run_beside(
         )
         for name in names
     ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "open\n"
     try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "open\n"
         work()
     finally:
         (folder.parent / "done").touch()
-    errors = [process.communicate(timeout=300)[1] for process in processes]
+        errors = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
 
 

@@ -1,5 +1,6 @@
 """What a store is: the same laws on SQLite, on Milvus Lite and on a Milvus server."""
 
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -156,17 +157,48 @@ def test_a_staged_collection_takes_a_name(store: Store, name: str, make_record: 
     assert store.open(name).ids() == ["more", "new"]
 
 
-def test_a_staged_collection_waits_for_records_that_others_write(
+def test_other_writers_wait_for_a_promotion(
     store: Store, name: str, make_record: MakeRecord
 ) -> None:
     former, staged = create(store, name), create(store, f"{name}_staged")
     staged.upsert([make_record("new")])
-    version = former.changes().version
-    former.upsert([make_record("late")])
-    assert not store.promote(f"{name}_staged", name, version=version)
-    assert (former.ids(), staged.ids()) == (["late"], ["new"])
-    assert store.promote(f"{name}_staged", name, version=former.changes().version)
-    assert store.open(name).ids() == former.ids() == ["new"]
+    former.upsert([make_record("old")])
+    assert not store.promote(f"{name}_staged", name, is_ready=lambda: False)
+    assert (former.ids(), staged.ids()) == (["old"], ["new"])
+    ended = []
+
+    def write() -> None:
+        former.upsert([make_record("late")])
+        ended.append("late")
+
+    late = threading.Thread(target=write)
+
+    def copy() -> bool:
+        late.start()
+        late.join(0.3)
+        staged.upsert([make_record(id) for id in former.ids()])
+        assert not ended
+        return True
+
+    assert store.promote(f"{name}_staged", name, is_ready=copy)
+    late.join()
+    assert store.open(name).ids() == former.ids() == ["late", "new", "old"]
+
+
+def test_a_failed_promotion_leaves_the_former_collection(
+    store: Store, name: str, make_record: MakeRecord
+) -> None:
+    former, staged = create(store, name), create(store, f"{name}_staged")
+    former.upsert([make_record("old")])
+    staged.upsert([make_record("new")])
+
+    def fail() -> bool:
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        store.promote(f"{name}_staged", name, is_ready=fail)
+    former.upsert([make_record("later")])
+    assert (former.ids(), staged.ids()) == (["later", "old"], ["new"])
 
 
 def test_a_collection_is_opened_with_its_model_only(uri: str, name: str, store: Store) -> None:

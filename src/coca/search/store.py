@@ -239,7 +239,9 @@ class Store(Protocol):
         """Delete a collection with all its records."""
         ...
 
-    def promote(self, staged: str, collection: str, *, version: int | None = None) -> bool:
+    def promote(
+        self, staged: str, collection: str, *, is_ready: Callable[[], bool] = lambda: True
+    ) -> bool:
         """Let the collection `staged` take the name `collection`, whose former records are dropped.
 
         Searches by the name find the former records or the new ones, never none. The saved searches
@@ -248,10 +250,11 @@ class Store(Protocol):
         Args:
             staged: Collection with the new records.
             collection: Name to take.
-            version: Version of the former records, see `Changes`; None: any.
+            is_ready: Called while other writers of `collection` wait; it may write to `staged`.
+                If it returns False, nothing is promoted.
 
         Returns:
-            Whether it has the name; False if the former records were written since `version`.
+            Whether `staged` has the name.
         """
         ...
 

@@ -54,7 +54,7 @@ def reindex(
     The images are read again from their sources. All other fields are copied. A record without a
     path is a text, whose caption is embedded. An interrupted run resumes: records of a staged
     collection of the same model stay if they are current. Records that are written meanwhile are
-    embedded as well.
+    embedded as well; other writers wait while the last of them, at most one batch, are.
 
     Args:
         store: Store of the collection.
@@ -85,28 +85,40 @@ def reindex(
     paths = {record.id: record.path for page in old.pages(vectors=False) for record in page}
     new.delete(set(new.ids()) - paths.keys())
     due = sorted(paths, key=paths.__getitem__)
+
+    def copy(ids: Sequence[str]) -> int:
+        there = old.get(ids)
+        new.delete(set(ids) - there.keys())
+        done, current = _copy(list(there.values()), new, embedder, open_image, lost)
+        report.embedded += done
+        return current
+
+    def is_ready() -> bool:
+        nonlocal version, due
+        changes = old.changes(version)
+        version = changes.version
+        due = sorted(old.ids() if changes.ids is None else changes.ids)
+        report.caught_up += len(due)
+        if len(due) > batch_size:
+            return False
+        copy(due)
+        due = []
+        report.lost = sorted(lost.values())
+        if lost and not skip_missing:
+            return False
+        new.delete(lost)
+        return True
+
     for number in range(_MAX_PASSES):
         with progress("embed images again", len(due)) as bar:
             for ids in batches(due, batch_size):
-                there = old.get(ids)
-                new.delete(set(ids) - there.keys())
-                done, current = _copy(list(there.values()), new, embedder, open_image, lost)
-                report.embedded += done
+                current = copy(ids)
                 report.kept += 0 if number else current
-                report.caught_up += len(ids) if number else 0
                 bar.advance(len(ids), lost=len(lost))
-        changes = old.changes(version)
-        is_settled, version = changes.version == version, changes.version
-        due = sorted(old.ids() if changes.ids is None else changes.ids)
-        if due and not is_settled:
-            continue
-        report.lost = sorted(lost.values())
-        if lost and not skip_missing:
-            return report
-        new.delete(lost)
         new.flush()
-        if store.promote(staged, collection, version=version):
-            report.is_promoted = True
+        # Others wait for what they changed since, unless it is much.
+        report.is_promoted = store.promote(staged, collection, is_ready=is_ready)
+        if report.is_promoted or (report.lost and not due):
             return report
     raise SearchError(
         f"{collection!r} of {store.uri} changes faster than it is embedded: stop its writers and "

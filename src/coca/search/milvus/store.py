@@ -7,7 +7,7 @@ ones.
 
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ from coca.search.milvus.collection import MilvusCollection
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.rows import Rows
 from coca.search.milvus.schema import CollectionSettings
-from coca.search.milvus.turns import last_write, note_write, take_turn
+from coca.search.milvus.turns import TurnLostError, last_write, note_write, take_turn
 from coca.search.records import CollectionInfo
 from coca.search.store import (
     Store,
@@ -131,7 +131,9 @@ class MilvusStore(Store):
         """
         self._drop(self._own_name(collection))
 
-    def promote(self, staged: str, collection: str, *, version: int | None = None) -> bool:
+    def promote(
+        self, staged: str, collection: str, *, is_ready: Callable[[], bool] = lambda: True
+    ) -> bool:
         """Let the collection `staged` take the name `collection`; see `Store.promote`.
 
         A process that is killed meanwhile leaves one of both under a name of its own, see `list`.
@@ -141,19 +143,22 @@ class MilvusStore(Store):
         former = self._own_name(collection) if self.has(collection) else ""
         if taking == former:
             return True
-        # A read that waits for all rows: searches by the new name, which read with bounded
-        # staleness, would miss those of the last seconds.
-        self._connection.call(
-            "query", taking, output_fields=["count(*)"], consistency_level="Strong"
-        )
         if not former:
+            if not is_ready():
+                return False
+            self._wait_for_rows(taking)
             # Before the other call, so that no collection ever has two names.
             self._drop_aliases(taking)
             self._connection.call("create_alias", taking, collection)
             return True
         # Other clients wait for the end of the turn, and then find the other collection.
         with take_turn(self._connection, former) as turn:
-            if version is not None and turn.number != version + 1:
+            if not is_ready():
+                return False
+            self._wait_for_rows(taking)
+            try:
+                turn.check()
+            except TurnLostError:
                 return False
             layout = schema.describe_collection(self._connection, taking)[1]
             for name, search in schema.saved_searches(self._connection, former).items():
@@ -169,6 +174,12 @@ class MilvusStore(Store):
     def close(self) -> None:
         """Close the connection; closing twice does nothing."""
         self._connection.close()
+
+    def _wait_for_rows(self, own_name: str) -> None:
+        """Wait until searches with bounded staleness find all rows."""
+        self._connection.call(
+            "query", own_name, output_fields=["count(*)"], consistency_level="Strong"
+        )
 
     def _drop(self, own_name: str) -> None:
         """Drop a collection with its aliases, which would otherwise point nowhere."""

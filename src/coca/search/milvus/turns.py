@@ -28,7 +28,7 @@ _CALLS_S = 0.5
 _LEASE_S = 30.0
 """Time after which others take over from a client that does not end its turn, in seconds."""
 _LOOK_S = (0.01, 0.05)
-_LITE = threading.Lock()
+_LITE = threading.RLock()
 """One process at a time opens a file of Milvus Lite, so that its threads take turns."""
 
 

@@ -69,6 +69,8 @@ class Database:
         self.path, self._timeout_s = path, timeout_s
         self._idle: list[sqlite3.Connection] = []
         self._lock, self._writer = threading.Lock(), threading.Lock()
+        # Thread and connection of the transaction that writes.
+        self._writes_on: tuple[int, sqlite3.Connection] | None = None
         # Whether the last transaction was long, when the next one may begin, and when one last had
         # to wait for another process.
         self._is_long, self._next_s, self._waited_s = False, 0.0, -math.inf
@@ -92,7 +94,14 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Write as a whole or not at all; other writers wait."""
+        """Write as a whole or not at all; other writers wait.
+
+        A write within another one of the same thread becomes a part of it.
+        """
+        outer = self._writes_on
+        if outer is not None and outer[0] == threading.get_ident():
+            yield outer[1]
+            return
         deadline = time.monotonic() + self._timeout_s
         # A process that writes much in a row lets others go first.
         time.sleep(max(0.0, self._next_s - time.monotonic()))
@@ -103,6 +112,7 @@ class Database:
             with self.faults("write it"), self._connection() as connection:
                 self._begin(connection, deadline)
                 began_s = time.monotonic()
+                self._writes_on = threading.get_ident(), connection
                 try:
                     yield connection
                     connection.commit()
@@ -110,6 +120,8 @@ class Database:
                     with suppress(sqlite3.Error):
                         connection.rollback()
                     raise
+                finally:
+                    self._writes_on = None
         finally:
             ended_s = time.monotonic()
             self._is_long = ended_s - began_s > _LONG_S

@@ -1,7 +1,7 @@
 """Store of collections in one SQLite file."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from coca.core.errors import ArgumentError, SearchError
@@ -85,15 +85,16 @@ class SqliteStore(Store):
             for name in tables.read_searches(connection, collection):
                 tables.write_search(connection, collection, name, "")
 
-    def promote(self, staged: str, collection: str, *, version: int | None = None) -> bool:
+    def promote(
+        self, staged: str, collection: str, *, is_ready: Callable[[], bool] = lambda: True
+    ) -> bool:
         """Let the collection `staged` take the name `collection`, in one transaction."""
         check_name(collection)
         with self._database.writing() as connection:
             self._existing(connection, staged)
             if staged == collection:
                 return True
-            former = tables.state_of(connection, collection)
-            if version is not None and former is not None and former.seq != version:
+            if not is_ready():
                 return False
             tables.promote(connection, staged, collection)
         return True
