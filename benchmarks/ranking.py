@@ -285,25 +285,31 @@ def gain(ranks: np.ndarray, others: np.ndarray) -> str:
     return f"{gains.mean():+.3f} ({low:+.3f} to {high:+.3f})"
 
 
-def family_precision(arguments: argparse.Namespace) -> dict[str, list[float]]:
-    """Compute the precision of five by images alone and by the ranking, with `FAMILY` captions."""
-    data, model = embedded("classes", arguments), loaded(arguments.model)
+def noun_photos(arguments: argparse.Namespace) -> dict[str, np.ndarray]:
+    """Return the nouns of the model's table, and which of the 600 photos show them."""
+    model = loaded(arguments.model)
     labels = np.array([row["imagenet_class"] for row in _rows(arguments, "photos_cc_by_600.zip")])
     common = set(Path(model.source, "caption_words.txt").read_text("utf-8").split())
     nouns = json.loads(Path(model.source, CLASS_WORDS_FILE).read_text("utf-8"))
-    queries = {
+    return {
         words[0]: np.isin(labels, noun["classes"])
         for noun in nouns
         if (words := [word for word in noun["words"] if word in common])
         and np.isin(labels, noun["classes"]).sum() in NOUN_PHOTOS
     }
+
+
+def family_precision(arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Compute the precision of five by images alone and by the ranking, with `FAMILY` captions."""
+    data, model = embedded("classes", arguments), loaded(arguments.model)
+    queries, photos = noun_photos(arguments), len(data["images"])
     vectors = embed_queries(model.embed_texts, list(queries))
-    captions, written = np.full(len(labels), "", object), model.embed_texts(FAMILY)
+    captions, written = np.full(photos, "", object), model.embed_texts(FAMILY)
     text_vectors = np.zeros_like(data["images"])
     found: dict[str, list[float]] = {"images": [], "ranking": []}
     for seed in range(SEEDS):
         captions[:], chance = "", np.random.default_rng(seed)
-        rows = chance.choice(len(labels), len(FAMILY), replace=False)
+        rows = chance.choice(photos, len(FAMILY), replace=False)
         captions[rows], text_vectors[rows] = FAMILY, written
         given = {"images": data["images"], "captions": captions, "caption vectors": text_vectors}
         with (

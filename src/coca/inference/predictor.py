@@ -45,6 +45,7 @@ from coca.runtime.inputs import (
     unique_samples,
     with_skips,
 )
+from coca.runtime.short_vectors import normalized
 
 
 class Predictor(BasePredictor):
@@ -98,6 +99,11 @@ class Predictor(BasePredictor):
     def classes(self) -> tuple[str, ...]:
         head = self.model.config.head
         return () if head is None else head.classes
+
+    @property
+    def class_vectors(self) -> Float32[ndarray, "K E"] | None:
+        branch = self.model.class_branch
+        return None if branch is None else normalized(branch.vectors.detach().cpu().numpy())
 
     @property
     def answers_questions(self) -> bool:

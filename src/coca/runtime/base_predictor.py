@@ -101,6 +101,11 @@ class BasePredictor(ABC):
         return ()
 
     @property
+    def class_vectors(self) -> Float32[ndarray, "K E"] | None:
+        """Unit vectors of the classes that the image encoder adds to embeddings; None without."""
+        return None
+
+    @property
     def answers_questions(self) -> bool:
         """Whether the model has a head that reads a text."""
         return False

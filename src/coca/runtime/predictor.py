@@ -23,6 +23,7 @@ from coca.core.progress import ProgressMaker, ProgressOption, as_maker
 from coca.runtime.base_predictor import BasePredictor
 from coca.runtime.beam_search import beam_search
 from coca.runtime.caption_words import CAPTION_WORDS_FILE, CaptionWords
+from coca.runtime.class_vectors import read_class_vectors
 from coca.runtime.decoder import Decoder, DecoderState
 from coca.runtime.embedding_predictor import OnnxTower
 from coca.runtime.files import (
@@ -124,6 +125,10 @@ class Exported(BasePredictor):
     @property
     def logit_scale(self) -> float:
         return self.manifest.logit_scale
+
+    @cached_property
+    def class_vectors(self) -> Float32[np.ndarray, "K E"] | None:
+        return read_class_vectors(self._folder)
 
     @cached_property
     def _vision_graph(self) -> Any:

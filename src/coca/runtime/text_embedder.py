@@ -55,6 +55,11 @@ class TextEmbedder:
         """Size of a vector."""
         return self.dimensions or self._texts.embed_dim
 
+    @property
+    def class_vectors(self) -> Float32[np.ndarray, "K E"] | None:
+        """Vectors of the classes; see `BasePredictor.class_vectors`."""
+        return self._texts.class_vectors
+
     def embed_texts(self, texts: str | Iterable[str]) -> Float32[np.ndarray, "N E"]:
         """Compute one unit-norm embedding per text; a single text is a list of one."""
         vectors = self._texts.embed_texts(texts)

@@ -219,6 +219,12 @@ class Hit:
     parts: Mapping[str, float] | None = None
     """What `image`, `caption`, `words` and the `text` inside the image give to `fused_score`; see
     `coca.search.ranking`."""
+    reason: str = ""
+    """Why a typed query finds it: a label such as `tag: Christmas`, `caption`, `text in image`,
+    `file name`, or `looks like`; empty for other queries."""
+    likely: bool | None = None
+    """Whether it probably shows the query, or has all its words; None where nothing tells, see
+    `coca.search.query.likely`."""
     log_likelihood: float | None = None
     """Log-likelihood of the query as the image's caption, in nats; set by reranking only."""
     rank_score: float | None = None

@@ -23,6 +23,9 @@ GroupBy: TypeAlias = Literal["image", "album", "path"]
 """Groups of hits, of which only the best hit is returned: records of the same image, or of the same
 album; `path` returns every record."""
 
+SortBy: TypeAlias = Literal["score", "newest", "oldest"]
+"""Order of hits: best first, or the likely hits by their time."""
+
 CaptionChoice: TypeAlias = Literal["all", "given"]
 """Captions that count: all, or only those that people gave."""
 
@@ -126,9 +129,19 @@ class QueryOptions(SearchOptions):
     rerank: Annotated[int, Field(ge=0, le=MAX_RESULTS)] = 0
     """Number of first hits to rerank by the rank score: logit scale x cosine + log likelihood of
     the text, given the image. 0: no reranking."""
+    likely: bool = False
+    """Only hits that probably show the query, or have all its words."""
+    sort: SortBy = "score"
+    """`newest` and `oldest` sort the likely hits by time, those without a time last; without a line
+    between likely and unlikely hits, the first 200 hits."""
 
     @model_validator(mode="after")
     def _check_rules(self) -> "QueryOptions":
+        if self.rerank and self.sort != "score":
+            raise ArgumentError(
+                f"sort {self.sort} orders hits by time, and rerank {self.rerank} by the model: "
+                "leave one of them out"
+            )
         if self.ranking is not None and self.hybrid is False:
             raise ArgumentError(
                 f"a ranking (captions {self.ranking.captions}) is of hybrid searches, got hybrid "

@@ -146,6 +146,7 @@ class ServedModel:
         self.predictor, self._text_embedder = predictor, text_embedder(predictor)
         self.fingerprint, self.embed_dim = predictor.fingerprint, predictor.embed_dim
         self.logit_scale, self.source = predictor.logit_scale, predictor.source
+        self.class_vectors = predictor.class_vectors
         self.decoder = decoder
         self._lock = Turns()
         self._max_batch = settings.max_batch

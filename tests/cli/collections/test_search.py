@@ -222,3 +222,16 @@ def test_a_photo_that_is_missing_is_explained(
     assert "the filter width > 9999 excludes it" in output
     fault = run("search", "a red car", "--why", "absent.png", code=1).stderr
     assert "absent.png is not indexed" in fault
+
+
+@pytest.mark.slow
+def test_a_line_follows_the_last_likely_hit(run: Run, run_json: RunJson, images: list[str]) -> None:
+    run_json("index", "photos", "-m", "everyday")
+    hits = run_json("search", "a red car")
+    likely = [hit for hit in hits if hit["likely"]]
+    assert run_json("search", "a red car", "--likely") == likely
+    assert len(run_json("search", "a red car", "--sort", "oldest")) == len(likely)
+    rows = run("search", "a red car").stdout.splitlines()[1:]
+    line = [row.strip() for row in rows].index("-- probably not --")
+    assert ["unlikely" in row for row in rows[line + 1 :]] == [True] * (len(hits) - line)
+    assert line == max([row + 1 for row, hit in enumerate(hits) if hit["likely"]], default=0)

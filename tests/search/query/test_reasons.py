@@ -26,7 +26,8 @@ PEOPLE = {"people": ["Anna Schmidt"], "city": "Lisbon", "ocr_text": "Exit to the
         ("Lisbon tram", hit(metadata=PEOPLE), "place: Lisbon"),
         ("road trip beach", hit(album="/photos/2022 Road Trip"), "album: Road Trip"),
         ("dog in 2016", hit(time=1_460_000_000, date_source="taken"), "year: 2016"),
-        ("puppies", hit(caption="a dog", parts={"image": 0.1, "caption": 0.2}), "caption"),
+        ("puppies", hit(caption="a dog", caption_score=0.7), "caption"),
+        ("puppies", hit(caption="a car", caption_score=0.6), "looks like"),
         ("knitting", hit(caption="Grandma with her knitting"), "caption"),
         ("Exit", hit(metadata=PEOPLE), "text in image"),
         ("IMG_1", hit(), "file name"),
@@ -34,9 +35,9 @@ PEOPLE = {"people": ["Anna Schmidt"], "city": "Lisbon", "ocr_text": "Exit to the
     ],
 )
 def test_a_hit_has_one_reason(query: str, found: Hit, reason: str) -> None:
-    assert reason_of(found, query) == reason
+    assert reason_of(found, query, 0.65) == reason
 
 
 def test_a_caption_of_a_model_is_not_a_reason() -> None:
     made = hit(caption="a dog", caption_source="model")
-    assert reason_of(made, "a dog") == "looks like"
+    assert reason_of(made, "a dog", 0.65) == "looks like"

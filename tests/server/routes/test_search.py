@@ -31,6 +31,9 @@ def test_a_text_is_compared_with_given_captions(client: TestClient, service: Ser
     ]
     cosines = [hit["score"] for hit in hits]
     assert cosines == pytest.approx([hit.score for hit in expected], abs=1e-5)
+    judged = [(hit["reason"], hit["likely"]) for hit in hits]
+    assert judged == [(hit.reason, hit.likely) for hit in expected]
+    assert ("caption", True) in judged
 
 
 def test_a_typing_error_is_answered_with_the_word_that_is_meant(client: TestClient) -> None:

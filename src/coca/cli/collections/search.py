@@ -64,7 +64,10 @@ def search(
         Group(
             panel=PANEL,
             short={"limit": "-k"},
-            only=("limit", "offset", "min_score", "on", "group_by", "hybrid", "rerank"),
+            only=(
+                *("limit", "offset", "min_score", "on", "group_by", "hybrid", "rerank"),
+                *("likely", "sort"),
+            ),
         ),
     ],
     ranking: Annotated[
@@ -134,7 +137,7 @@ def search(
     for typed, other in meant.items():
         if other:
             console.note(f"no image has the words {typed!r}; did you mean {other!r}?")
-    print_hits(console, hits, first=options.offset + 1, text=" ".join(wanted))
+    print_hits(console, hits, first=options.offset + 1)
 
 
 def _id_of(collection: "Collection", photo: str) -> str:

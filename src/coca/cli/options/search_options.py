@@ -82,20 +82,19 @@ class CollectionOptions(Config):
         return defaults.load_model(named, execution, info=collection.info)
 
 
-def print_hits(console: Console, hits: Sequence["Hit"], *, first: int = 1, text: str = "") -> None:
+def print_hits(console: Console, hits: Sequence["Hit"], *, first: int = 1) -> None:
     """Print results as a table with ranks from `first` on, or as JSON records.
 
     The sort key is always among the columns: the cosine, the rank score, or the sum of image,
-    caption and words. Of hits that were ranked by a text, `why` is the reason.
+    caption and words. Of hits that were ranked by a text, `why` is the reason. A line
+    follows the last likely hit.
     """
-    from coca.search.query.reasons import reason_of
-
     reasons: dict[str, list[str]] = {
         "rank score": [_number(hit.rank_score, digits=3) for hit in hits],
         "log likelihood": [_number(hit.log_likelihood, digits=1) for hit in hits],
         "sum": [_number(hit.fused_score, digits=3) for hit in hits],
         "words": [_number(hit.bm25, digits=1) for hit in hits],
-        "why": [reason_of(hit, text) if hit.parts is not None else "" for hit in hits],
+        "why": ["unlikely" if hit.likely is False else hit.reason for hit in hits],
     }
     shown = {name: column for name, column in reasons.items() if any(column)}
     rows = [
@@ -104,6 +103,9 @@ def print_hits(console: Console, hits: Sequence["Hit"], *, first: int = 1, text:
     ]
     if rows:
         columns = ["rank", *shown, "score", "caption", "path"]
+        end = max((row for row, hit in enumerate(hits, start=1) if hit.likely), default=0)
+        if end < len(hits) and hits[-1].likely is not None:
+            rows.insert(end, [*[""] * (len(columns) - 2), "-- probably not --", ""])
         console.table(columns, rows, right=[name for name in columns[:-2] if name != "why"])
     else:
         console.say("nothing was found")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from coca.search.query.explanation import (
     score_parts,
     sort_score,
 )
+from coca.search.query.likely import SORTED_HITS, by_time, judged, likely_hits, line_of
 from coca.search.query.originals import ImageOpener
 from coca.search.query.query_terms import (
     Term,
@@ -286,6 +288,7 @@ class SearchEngine:
             if not isinstance(self.embedder, CaptionScorer):
                 raise SearchError("this model writes no captions, so it cannot re-rank by them")
             scorer = self.embedder
+        by_texts = options.on == "image" and all(term.text is not None for term in terms)
         ranking = _ranking(options, terms)
         positive = " ".join(text for text, weight in texts.items() if weight > 0)
         if ranking is not None and not positive.strip():
@@ -297,16 +300,30 @@ class SearchEngine:
         if ranking is not None:
             words = self._corrections().with_labels(positive)
             typed = TypedQuery(query, words, spreads_of(self.embedder, query))
+        line = line_of(self.embedder, query) if by_texts else None
+        if options.likely and line is None:
+            raise SearchError(
+                "likely needs a query of texts, and a model with class vectors such as the default "
+                "one: leave likely out, or set min_score"
+            )
 
         def find(offset: int, limit: int) -> list[Hit]:
             page = options.page(offset=offset, limit=limit)
             if typed is None or ranking is None:
-                return self.collection.nearest(query[np.newaxis], page)[0]
-            return self.collection.ranked(typed, ranking, page)
+                hits = self.collection.nearest(query[np.newaxis], page)[0]
+            else:
+                hits = self.collection.ranked(typed, ranking, page)
+            return [judged(hit, typed, line) for hit in hits]
 
         offset, last = 0 if scorer else options.offset, options.offset + options.limit
         count = max(options.rerank, last) - offset
-        hits = find(offset, count)
+        if options.sort != "score":
+            found = find(0, SORTED_HITS) if line is None else likely_hits(partial(find, 0))
+            return by_time(found, options.sort)[offset:last]
+        if options.likely:
+            hits = likely_hits(partial(find, 0))[offset : offset + count]
+        else:
+            hits = find(offset, count)
         if scorer is None:
             return hits
         first, others = hits[: options.rerank], hits[options.rerank :]
@@ -347,7 +364,7 @@ class SearchEngine:
             raise self._missing(id)
         terms, asked = (
             typed_terms(query) if isinstance(query, str) else query,
-            QueryOptions(**options),
+            QueryOptions(**options).replace(likely=False, sort="score"),
         )
         hits, row, own = list[Hit](), None, group_of(record.as_hit(), asked.group_by)
         for limit in (max(_FIRST_HITS, asked.offset + asked.limit), MAX_RESULTS):

@@ -7,6 +7,7 @@ from coca.search.words import (
     NAMED,
     TAGGED,
     TEXT,
+    TEXT_FIELDS,
     field_terms,
     label_keys,
     query_terms,
@@ -20,20 +21,31 @@ _MOST_SHARE = 0.5
 """Share of the query's terms from which on a text is a reason."""
 
 
-def reason_of(hit: Hit, text: str) -> str:
+def reason_of(hit: Hit, text: str, floor: float) -> str:
     """Name the first reason of a hit: a label that the query names, a text of the hit, its image.
 
     Args:
         hit: Hit of a typed query, which has `parts`.
         text: Texts of the query that are wanted.
+        floor: Cosine of query and caption that texts in general do not reach.
 
     Returns:
         For example `tag: Christmas`, `person: Anna`, `caption`, `text in image` or `looks like`.
     """
-    return next(_reasons(hit, text), LOOKS_LIKE)
+    return next(_reasons(hit, text, floor), LOOKS_LIKE)
 
 
-def _reasons(hit: Hit, text: str) -> Iterator[str]:
+def has_all_words(hit: Hit, text: str) -> bool:
+    """Return whether labels, given caption, file name and text inside have all words of a text."""
+    if not (hit.parts or {}).get("text"):
+        return False
+    query, texts = query_terms(text), texts_of(hit)
+    plain = [term for name in TEXT_FIELDS for term in terms_of(texts.get(name, ""))]
+    years = terms_of(texts.get(NAMED, ""))
+    return bool(query) and share(query, (*plain, *years)) == 1.0
+
+
+def _reasons(hit: Hit, text: str, floor: float) -> Iterator[str]:
     query, texts, parts = query_terms(text), texts_of(hit), hit.parts or {}
     if not parts.keys() - {"image"}:
         return
@@ -43,7 +55,8 @@ def _reasons(hit: Hit, text: str) -> Iterator[str]:
             if not keys.keys().isdisjoint(field_terms({field: label}).get(field, ())):
                 yield f"{_kind(hit, field, label)}: {label}"
     is_given = hit.caption_source == "given"
-    if parts.get("caption") or (is_given and share(query, terms_of(hit.caption)) >= _MOST_SHARE):
+    is_near = hit.caption_score is not None and hit.caption_score >= floor
+    if is_near or (is_given and share(query, terms_of(hit.caption)) >= _MOST_SHARE):
         yield "caption"
     for field, reason in ((TEXT, "text in image"), ("name", "file name"), ("tags", "tag")):
         if share(query, terms_of(texts.get(field, ""))) >= _MOST_SHARE:

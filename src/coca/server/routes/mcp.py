@@ -113,7 +113,7 @@ class SheetOptions(ServedOptions):
 # Arguments of the tools.
 
 
-@with_options(FewOptions, "limit")
+@with_options(FewOptions, "limit", "likely", "sort")
 class TextQuery(Scope):
     """A search by text."""
 

@@ -86,7 +86,10 @@ class CollectionList(Body):
     *("image_weight", "caption_weight", "words_weight", "text_weight", "captions"),
     optional=True,
 )
-@with_options(ServedOptions, "limit", "offset", "min_score", "on", "group_by", "hybrid", "rerank")
+@with_options(
+    ServedOptions,
+    *("limit", "offset", "min_score", "on", "group_by", "hybrid", "rerank", "likely", "sort"),
+)
 class SearchRequest(Scope, ImageReference):
     """A query by text, image, item or examples; without any, all items, newest first.
 
@@ -121,6 +124,11 @@ class Hit(Item):
     """Sort key where captions count for the ranking: the sum of `parts`."""
     parts: dict[str, float] | None = None
     """What `image`, `caption`, `words` and the `text` inside the image give to `fused_score`."""
+    reason: str = ""
+    """Why a text finds the item: a label such as `tag: Christmas`, `caption`, `text in image`,
+    `file name`, or `looks like`."""
+    likely: bool | None = None
+    """Whether the item probably shows the query, or has all its words; null where nothing tells."""
     rank_score: float | None = None
     """Sort key of reranked hits and of recommendations."""
     log_likelihood: float | None = None
@@ -173,7 +181,7 @@ class ExplainRequest(SearchRequest):
 # Queries of requests: terms and filters of a search engine from bodies.
 
 
-_OF_QUERIES = ("min_score", "rerank", "on", "hybrid")
+_OF_QUERIES = ("min_score", "rerank", "on", "hybrid", "likely", "sort")
 """Options that compare items with a query."""
 
 
@@ -395,6 +403,8 @@ def hit_of(
         bm25=hit.bm25,
         fused_score=hit.fused_score,
         parts=None if hit.parts is None else dict(hit.parts),
+        reason=hit.reason,
+        likely=hit.likely,
         rank_score=hit.rank_score,
         log_likelihood=hit.log_likelihood,
     )

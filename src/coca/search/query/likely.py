@@ -1,0 +1,88 @@
+"""The line between hits that probably show a query and those that probably do not.
+
+Cosines of different queries are not comparable: photos of a dog have .10 with "dog", photos of a
+lighthouse .40 with "lighthouse". What the query has in common with the classes that the model knows
+tells how high its cosines can be:
+
+    line = min(.3 m + .12, .9 m),  m = max_c cos(query, v_c)
+
+v_c are the vectors of the model's classes (`class_vectors`). The constants are fitted to the
+default model: .3 and .12 to nouns and sentences over photos, and .9 to "dog", whose breeds each
+have little of it. `benchmarks/likely.py` measures them, and where they are wrong: over drawings. A
+model without class vectors has no line.
+
+Apart from the image, a record is likely if its labels, given caption and texts have all words of
+the query, or if its caption is nearer to the query than texts in general are.
+
+Dimensions: K classes, E embedding.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from coca.search.query.reasons import has_all_words, reason_of
+from coca.search.ranking import TypedQuery
+from coca.search.records import Hit
+from coca.search.search_options import MAX_RESULTS, SortBy
+
+SLOPE, OFFSET, MOST = 0.3, 0.12, 0.9
+FIRST_HITS = 1_000
+"""Number of hits among which likely ones are looked for first."""
+SORTED_HITS = 200
+"""Number of first hits that are sorted by time without a line."""
+
+
+def line_of(embedder: Any, query: Float[np.ndarray, " E"]) -> float | None:
+    """Return the cosine from which on an image probably shows a query; None without a line.
+
+    Args:
+        embedder: Model of the query.
+        query: Query vector of length 1, of texts.
+    """
+    vectors = getattr(embedder, "class_vectors", None)
+    if vectors is None or vectors.shape[1] != len(query):
+        return None
+    greatest = float((vectors @ query).max())
+    return min(SLOPE * greatest + OFFSET, MOST * greatest)
+
+
+def judged(hit: Hit, typed: TypedQuery | None, line: float | None) -> Hit:
+    """Set the reason of a hit, and whether it is likely.
+
+    Args:
+        hit: A hit.
+        typed: Query by which it is ranked; None: by its cosine alone.
+        line: See `line_of`; None: no cosine tells.
+    """
+    likely = None if line is None else hit.score >= line
+    if typed is None:
+        return replace(hit, likely=likely)
+    floor = typed.caption_floor(0.0)
+    if not likely and (has_all_words(hit, typed.text) or (hit.caption_score or -1.0) >= floor):
+        likely = True
+    return replace(hit, likely=likely, reason=reason_of(hit, typed.text, floor))
+
+
+def likely_hits(find: Callable[[int], list[Hit]]) -> list[Hit]:
+    """Find all likely hits, best first.
+
+    Args:
+        find: Returns the first hits, as many as asked for, if there are.
+    """
+    count = FIRST_HITS
+    while True:
+        hits = find(count)
+        is_last = len(hits) < count or count == MAX_RESULTS
+        if is_last or not any(hit.likely for hit in hits[count // 2 :]):
+            return [hit for hit in hits if hit.likely]
+        count = min(4 * count, MAX_RESULTS)
+
+
+def by_time(hits: Sequence[Hit], order: SortBy) -> list[Hit]:
+    """Sort hits by time, newest or oldest first; hits without a time come last."""
+    sign = -1 if order == "newest" else 1
+    return sorted(hits, key=lambda hit: (not hit.time, sign * hit.time))
