@@ -135,3 +135,24 @@ def test_an_image_can_be_dropped_and_pasted(visit: Visit, tmp_path: Path) -> Non
 def test_a_missing_image_of_another_tab_is_reported(visit: Visit) -> None:
     tab = visit("/?more=image%3Aunknown")
     expect(tab.locator("#message h2")).to_have_text("The image of this query is gone")
+
+
+def test_unlikely_hits_have_a_heading(visit: Visit) -> None:
+    def judge(route: Any) -> None:
+        response = route.fetch()
+        body = response.json()
+        for number, hit in enumerate(body["hits"]):
+            hit |= {"likely": number < 5 and number != 2, "reason": "tag: circle"}
+        route.fulfill(response=response, json=body)
+
+    tab = visit()
+    tab.route("**/v1/search", judge)
+    tab.fill("#search-text", "a red circle")
+    tab.keyboard.press("Enter")
+    heading = tab.locator(".wall-heading")
+    expect(heading).to_have_text("Probably not")
+    place = heading.bounding_box()["y"]
+    boxes = [tab.locator(f'.tile[data-index="{index}"]').bounding_box() for index in (4, 5)]
+    assert boxes[0]["y"] + boxes[0]["height"] <= place + 1 < boxes[1]["y"] + 1
+    tab.locator('.tile[data-index="0"] .tile-link').click()
+    expect(tab.locator(".item-panel")).to_contain_text("Tag: circle")

@@ -38,6 +38,13 @@ export class Blocks {
     this.#measure();
   }
 
+  /** Set the sections, and lay out again where they change. */
+  divide(sections) {
+    if (sections[0]?.start === this.sections[0]?.start) return;
+    this.sections = sections;
+    this.#measure();
+  }
+
   /** Store the items of a block; returns by how much its height changed. */
   fill(index, items) {
     const block = this.blocks[index];
@@ -55,6 +62,12 @@ export class Blocks {
 
   item(index) {
     return this.blocks[Math.floor(index / this.size)]?.items?.[index % this.size] ?? null;
+  }
+
+  /** Items from the first one up to one that is not loaded. */
+  first() {
+    const end = this.blocks.findIndex(({ items }) => !items);
+    return this.blocks.slice(0, end < 0 ? undefined : end).flatMap(({ items }) => items);
   }
 
   /** Items of a section that are loaded. */

@@ -5,7 +5,7 @@ import { Blocks } from "./blocks.js";
 import { $, h, perFrame } from "./dom.js";
 import { letterOf } from "./keyboard.js";
 import { t } from "./language.js";
-import { Headings, sectionsOf } from "./sections.js";
+import { Headings, sectionsOf, unlikelyOf } from "./sections.js";
 import { Tiles } from "./tiles.js";
 
 const OVERSCAN = 700;
@@ -281,7 +281,7 @@ export class Wall extends EventTarget {
   }
 
   #received(at, { hits, total, days }) {
-    if (at === 0) this.blocks.sections = sectionsOf(days ?? []);
+    if (at === 0 && days) this.blocks.sections = sectionsOf(days);
     const end = at * this.blocks.size + hits.length;
     const block = this.blocks.blocks[at];
     // A block may be gone once the number of items is known.
@@ -293,6 +293,7 @@ export class Wall extends EventTarget {
     else if (end >= this.blocks.length) this.blocks.resize(end + this.blocks.size, false);
     if (hits.length && at < this.blocks.blocks.length) {
       const grown = this.blocks.fill(at, hits);
+      if (total === null) this.blocks.divide(unlikelyOf(this.blocks.first()));
       this.list.style.height = `${this.blocks.height}px`;
       // What the reader sees stays in place when a block above gets its height.
       if (above) scrollBy(0, grown);
