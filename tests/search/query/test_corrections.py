@@ -120,3 +120,21 @@ def test_hits_with_the_label_come_first(
     collection.upsert(make_record(name, vector=same, tags=(name,)) for name in names)
     hits = SearchEngine(embedder, collection).search(query)
     assert [hit.id for hit in hits] == ["Jorgen", "Anna", "Cate", "Maria", "Zoe"]
+
+
+def test_a_label_with_a_typing_error_is_removed_from_the_query_vector(
+    collection: Collection, make_record: Callable[..., Record], embedder: Any
+) -> None:
+    collection.upsert(
+        make_record(
+            f"{name} {place}",
+            vector=embedder.direction(place.encode()),
+            metadata={"people": [name]},
+        )
+        for name in ("Anna", "Jorgen")
+        for place in ("sunset", "sea")
+    )
+    for query in ("Jorgen at sunset", "Jorgn at sunset", "sunset with jorg"):
+        hits = SearchEngine(embedder, collection).search(query)
+        assert hits[0].id == "Jorgen sunset"
+        assert hits[0].score == pytest.approx(1.0)

@@ -295,10 +295,11 @@ class SearchEngine:
             raise ArgumentError(
                 "a hybrid search compares words, and the query has none: add a text"
             )
-        query = self.query_vector(terms if ranking is None else self._without_labels(terms))
-        typed = None
+        typed, corrections = None, self._corrections()
+        asked = terms if ranking is None else self._without_labels(terms, corrections)
+        query = self.query_vector(asked)
         if ranking is not None:
-            words = self._corrections().with_labels(positive)
+            words = corrections.with_labels(positive)
             typed = TypedQuery(query, words, spreads_of(self.embedder, query))
         line = line_of(self.embedder, query) if by_texts else None
         if options.likely and line is None:
@@ -381,7 +382,10 @@ class SearchEngine:
         parts: tuple[Part, ...] = ()
         if found is not None:
             scale, ranking = getattr(self.embedder, "logit_scale", 1.0), _ranking(asked, terms)
-            vectors = self._vectors(terms if ranking is None else self._without_labels(terms))
+            embedded = terms
+            if ranking is not None:
+                embedded = self._without_labels(terms, self._corrections())
+            vectors = self._vectors(embedded)
             parts = score_parts(found, record, terms, vectors, asked, ranking, scale)
         against = reasons_against(
             self.collection, record, parts, terms, asked, hits=hits, row=row, found=found
@@ -413,10 +417,16 @@ class SearchEngine:
         vectors = self._vectors(terms)[:, np.newaxis]
         return direction([*vectors], [term.weight for term in terms])[0]
 
-    def _without_labels(self, terms: Sequence[Term]) -> Sequence[Term]:
+    def _without_labels(self, terms: Sequence[Term], corrections: Corrections) -> Sequence[Term]:
         """Remove the labels that wanted texts name: a model does not know them."""
+
+        def rest(text: str) -> str:
+            read = corrections.with_labels(text)
+            left = without_labels(read, self.collection.labels_in(read))
+            return text if left == read else left
+
         return [
-            term.replace(text=without_labels(term.text, self.collection.labels_in(term.text)))
+            term.replace(text=rest(term.text))
             if term.text and term.weight > 0 and " " in term.text.strip()
             else term
             for term in terms
