@@ -149,10 +149,32 @@ def test_unlikely_hits_have_a_heading(visit: Visit) -> None:
     tab.route("**/v1/search", judge)
     tab.fill("#search-text", "a red circle")
     tab.keyboard.press("Enter")
-    heading = tab.locator(".wall-heading")
-    expect(heading).to_have_text("Probably not")
+    heading = tab.locator(".wall-heading", has_text="Probably not")
+    expect(heading).to_be_visible()
+    assert tab.locator(".wall-heading").count() == 1
     place = heading.bounding_box()["y"]
     boxes = [tab.locator(f'.tile[data-index="{index}"]').bounding_box() for index in (4, 5)]
     assert boxes[0]["y"] + boxes[0]["height"] <= place + 1 < boxes[1]["y"] + 1
+    expect(tab.locator('.tile[data-index="1"] .tile-why')).to_have_text("Tag: circle")
     tab.locator('.tile[data-index="0"] .tile-link').click()
     expect(tab.locator(".item-panel")).to_contain_text("Tag: circle")
+
+
+def test_hits_are_ordered_by_time(visit: Visit) -> None:
+    tab = visit("/?q=a+circle")
+    best = names(tab)
+    order = tab.get_by_label("Order", exact=True)
+    expect(order).to_have_value("")
+    first = tab.locator('.tile[data-index="0"] .tile-link')
+    order.select_option("newest")
+    expect(first).to_have_attribute("aria-label", "a blue triangle")
+    newest = names(tab)
+    order.select_option("oldest")
+    # It has no time of capture, but that of its file.
+    expect(first).to_have_attribute("aria-label", "a copy of the red circle")
+    assert names(tab) == newest[::-1]
+    assert sorted(best) == sorted(newest)
+    tab.fill("#search-text", "")
+    tab.keyboard.press("Enter")
+    tab.wait_for_url(lambda url: "sort" not in url)
+    expect(tab.locator("#summary")).to_have_text("13 images")

@@ -65,12 +65,13 @@ export class Duplicates {
   #sections(groups) {
     return Object.entries(TITLES).flatMap(([kind, title]) => {
       const own = groups.filter((group) => group.kind === kind);
-      return own.length ? [h("h3", {}, t(title)), ...own.map((group) => this.#group(group))] : [];
+      return own.length ? [h("h3", {}, t(title)), ...own.map((group) => this.#group(group, 1 + groups.indexOf(group)))] : [];
     });
   }
 
-  #group({ kind, items }) {
-    return h("section", { class: "group", "aria-label": t("{images} that are alike", { images: count(items.length, "image") }) },
+  #group({ kind, items }, at) {
+    const label = t("Group {number}: {images} that are alike", { number: at, images: count(items.length, "image") });
+    return h("section", { class: "group", "aria-label": label },
       h("div", { class: "group-items" }, ...items.map((item) => this.#candidate(item, items, kind === "same image"))),
     );
   }

@@ -189,8 +189,17 @@ function drawResultTools() {
     const left = state.text.split(/\s+/).join(" ").replace(name, "").trim().replace(/\s*\b(in|from|during|of|im|am|aus|von)$/i, "");
     tools.push(button(t("Only {period}", { period: name }), "clock", () => field.choose({ text: left, from, to }), { text: true, class: "chip-add" }));
   }
+  if (hasQuery(state)) tools.push(orderOf(state));
   if (writable() && canSave(state)) tools.push(button(t("Save this search"), "saved", () => saveSearch(state), { class: "chip-add" }));
   $("#result-tools").replaceChildren(...tools);
+}
+
+/** Build the choice of the order of hits. */
+function orderOf({ sort }) {
+  const orders = [["", t("Best first")], ["newest", t("Newest first")], ["oldest", t("Oldest first")]];
+  const select = h("select", { class: "field field-small", "aria-label": t("Order"), on: { change: () => store.set({ sort: select.value }) } },
+    ...orders.map(([value, name]) => h("option", { value, selected: value === sort }, name)));
+  return select;
 }
 
 function drawState(before) {

@@ -1,6 +1,8 @@
 // State of the page and its URL: every query, filter, item and view has an address.
 
 const SEPARATOR = ":";
+/** Orders by time. */
+const ORDERS = ["newest", "oldest"];
 /** Time from the end of a scroll to the note of its place. */
 const PLACE_MS = 150;
 
@@ -15,6 +17,8 @@ export function emptyState() {
     values: {},
     from: "",
     to: "",
+    /** Order of the hits of a query: "" (best first), "newest" or "oldest". */
+    sort: "",
     /** Whether the hidden items are shown instead of the others. */
     hidden: false,
     item: "",
@@ -49,6 +53,7 @@ export function toQuery(state) {
   }
   put("from", state.from);
   put("to", state.to);
+  put("sort", hasQuery(state) ? state.sort : "");
   put("hidden", state.hidden ? "1" : "");
   put("item", state.item);
   put("at", state.item && state.at > 0 ? String(state.at) : "");
@@ -75,6 +80,7 @@ export function fromQuery(text) {
   }
   state.from = day(query.get("from"));
   state.to = day(query.get("to"));
+  state.sort = ORDERS.includes(query.get("sort")) ? query.get("sort") : "";
   state.hidden = query.get("hidden") === "1";
   state.item = query.get("item") ?? "";
   if (state.item && /^\d{1,7}$/.test(query.get("at"))) state.at = Number(query.get("at"));
@@ -141,6 +147,7 @@ export function queryOf(state, imageOf) {
     (sign > 0 ? body.positive : body.negative).push({ [kind]: kind === "image" ? imageOf(value) : value });
   }
   if (state.hidden) body.hidden = true;
+  if (state.sort && hasQuery(state)) body.sort = state.sort;
   return body;
 }
 

@@ -7,6 +7,9 @@ import { dropThumbnail, showThumbnail, sideFor, thumbnailPath } from "./thumbnai
 /** Tag of favourites. */
 export const FAVOURITE = "favourite";
 
+/** Reason of hits whose image alone was compared, which is named nowhere. */
+const LOOKS_LIKE = "looks like";
+
 export const isFavourite = (item) => item.tags.includes(FAVOURITE);
 
 /** Name of an item for labels: its caption, or its file name. */
@@ -14,6 +17,18 @@ export const labelOf = (item) => shorten(item.caption || item.name || item.id, 1
 
 /** Sort key of a hit; null without a query. */
 export const rankOf = (hit) => hit.rank_score ?? hit.fused_score ?? hit.score ?? null;
+
+/** Kind of the reason of a hit -> its name. */
+const REASONS = {
+  tag: "Tag", person: "Person", place: "Place", album: "Album", year: "Year", caption: "Caption",
+  "text in image": "Text in the image", "file name": "File name", "looks like": "Looks like it",
+};
+
+/** Name the reason of a hit: its kind, and the label behind a colon. */
+export function reasonOf({ reason }) {
+  const [kind, ...label] = reason.split(": ");
+  return [t(REASONS[kind]), ...label].join(": ");
+}
 
 /** Build an empty tile, for an item that is not loaded. */
 export const placeholder = () => h("li", { class: "tile tile-empty", "aria-hidden": "true" });
@@ -70,6 +85,7 @@ export function tile(item, { width, height, address, strength, actions }) {
     h("label", { class: "tile-check" }, check),
     strength > 0 && match,
     isFavourite(item) && h("span", { class: "tile-favourite" }, icon("heart")),
+    item.reason && item.reason !== LOOKS_LIKE && h("span", { class: "tile-why", "aria-hidden": "true" }, reasonOf(item)),
   );
   // Of a hundred tiles a few are pointed at; building these parts of all would delay each search.
   const complete = () => {

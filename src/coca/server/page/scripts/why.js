@@ -6,15 +6,10 @@ import { imageOf } from "./images.js";
 import { t } from "./language.js";
 import { report } from "./notices.js";
 import { hasQuery, itself, queryOf, scopeOf } from "./state.js";
+import { reasonOf } from "./tile.js";
 
 /** Part of a score -> its name. */
 const PARTS = { image: "Image", caption: "Caption", words: "Words", text: "Labels and text", likelihood: "Likelihood" };
-
-/** Kind of the reason of a hit -> its name. */
-const REASONS = {
-  tag: "Tag", person: "Person", place: "Place", album: "Album", year: "Year", caption: "Caption",
-  "text in image": "Text in the image", "file name": "File name", "looks like": "Looks like it",
-};
 
 /** Build the section of the item of a view; null without a query. */
 export function whyOf({ item, store }) {
@@ -32,17 +27,10 @@ export function whyOf({ item, store }) {
     }
   };
   return h("section", { class: "item-section", "aria-label": t("Why this image?") },
-    item.reason && h("p", { class: "hint" }, reasonOf(item)),
+    item.reason && h("p", { class: "hint" }, item.likely === false ? t("Probably not") : reasonOf(item)),
     button(t("Why?"), null, open, { text: true }),
     shown,
   );
-}
-
-/** Name the reason of a hit in the language of the page: its kind, and the label behind a colon. */
-function reasonOf({ reason, likely }) {
-  if (likely === false) return t("Probably not");
-  const [kind, ...label] = reason.split(": ");
-  return [t(REASONS[kind]), ...label].join(": ");
 }
 
 function explained({ parts, score, labels, words, against, missing }) {
