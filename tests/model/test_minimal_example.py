@@ -11,7 +11,7 @@ from coca.data.batch import Batch
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig, PoolerConfig
 from coca.model.generation.generate import generate
-from coca.runtime.generation_config import GenerationConfig
+from coca.model.generation.generation_config import GenerationConfig
 from coca.train.losses import LossConfig
 from coca.train.objective import CoCaObjective
 from developer_data import sample_file

@@ -9,12 +9,12 @@ from safetensors.torch import load_file
 import coca
 from coca.core.errors import ModelError
 from coca.data.sources.folder import FolderConfig
-from coca.inference import open_weights
-from coca.inference.model_kinds import MODEL_FILES
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig
 from coca.model.encoders.efficientnet import EfficientNetLiteConfig
 from coca.model.pretrained import MODULES_FILE, load_model, save_model
+from coca.predict import open_weights
+from coca.predict.model_kinds import MODEL_FILES
 from coca.release.export import export, push_to_hub
 from coca.release.model_card import CardConfig
 from coca.tasks import TaskConfig

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from coca.core.config.execution import Precision
 from coca.core.config.frozen_config import from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
 from coca.core.files.atomic import read_json, read_model_json, write_atomic, write_json
@@ -27,7 +28,6 @@ from coca.model.coca_config import CoCaConfig
 from coca.model.heads import AttentivePoolingHead
 from coca.model.openclip.openclip import AnyCoCa, OpenCLIP
 from coca.model.openclip.openclip_config import OpenCLIPConfig
-from coca.runtime.execution import Precision
 
 logger = logging.getLogger(__name__)
 

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from coca.core.extras import require
 from coca.model.layers.transformer import KeysAndValues
 from coca.model.openclip.openclip import AnyCoCa
+from coca.predict.manifest import cache_names, cross_names
 from coca.processing.image import ImageConfig
-from coca.runtime.files import cache_names, cross_names
-from coca.runtime.preprocess import ImageSettings
+from coca.processing.preprocess import ImageSettings
 
 OPSET = 20
 """Version of the ONNX operators."""

@@ -9,9 +9,9 @@ import torch
 
 from coca.core.config.frozen_config import to_dict
 from coca.core.errors import ConfigError
-from coca.inference.predictor import Predictor
 from coca.model.layers.transformer import unit
 from coca.model.openclip.openclip import AnyCoCa
+from coca.predict.torch_predictor import TorchPredictor
 from coca.processing.processor import Processor
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Adopted:
 
 
 @torch.no_grad()
-def adopt_weights(model: AnyCoCa, source: Predictor) -> Adopted:
+def adopt_weights(model: AnyCoCa, source: TorchPredictor) -> Adopted:
     """Copy the weights of another model, interpolating position embeddings to the image size.
 
     A head or bias that only one of the models has is newly initialized or not used, with a warning;
