@@ -224,7 +224,8 @@ class CoCaModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         own = None if processor is None else processor.processor
         pixels, likely = pixel_values.to(self.dtype), None
         if own is not None and own.names_classes:
-            _, tokens, likely = self.coca.encode_image_and_tokens(pixels)
+            encoded = self.coca.encode(pixels)
+            tokens, likely = self.coca.pool_tokens(encoded), encoded.probabilities
         else:
             tokens = self.coca.image_tokens(pixels)
         found = generate(

@@ -236,8 +236,10 @@ class TorchPredictor(Predictor):
     def _encode_images_and_tokens(
         self, pixels: Float[Tensor, "B *F 3 S S"]
     ) -> tuple[Float32[ndarray, "B E"], SeenImages]:
-        embeddings, tokens, likely = self.model.encode_image_and_tokens(pixels)
-        return self._short(embeddings.float().cpu().numpy()), SeenImages(tokens, likely)
+        encoded = self.model.encode(pixels)
+        embeddings, tokens = self.model.pool(encoded)
+        seen = SeenImages(tokens, encoded.probabilities)
+        return self._short(embeddings.float().cpu().numpy()), seen
 
     def _tokens(self, texts: Sequence[str]) -> Int[Tensor, "B T"]:
         return self.processor.texts(texts).to(self._device)

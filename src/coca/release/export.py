@@ -11,6 +11,7 @@ from coca.core.errors import ModelError, UnsupportedError
 from coca.core.files.atomic import atomic_folder, read_json, write_atomic, write_json
 from coca.core.progress import ProgressMaker
 from coca.core.registry import Registry
+from coca.model.class_coca import ClassCoCa
 from coca.model.coca_config import CoCaConfig, HeadConfig
 from coca.model.encoders.backbone import BackboneConfig
 from coca.model.openclip.openclip import AnyCoCa
@@ -157,7 +158,7 @@ def export(
 
 def without_classifier(model: AnyCoCa) -> AnyCoCa:
     """Return the model without the classifier of its image encoder, unless it needs or lacks it."""
-    if not model.image_encoder.has_classifier or model.class_branch or model.class_tokens:
+    if not model.image_encoder.has_classifier or isinstance(model, ClassCoCa):
         return model
     config = model.config
     assert isinstance(config, CoCaConfig), "OpenCLIP's architecture has no such encoder"

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import coca
-from coca.model.coca import CoCa
+from coca.model.class_coca import ClassCoCa
 from coca.model.coca_config import CoCaConfig
 from coca.model.encoders.efficientnet import EfficientNetLiteConfig
 from coca.model.pretrained import load_model, save_model
@@ -77,7 +77,7 @@ def add_class_branch(folder: Path) -> None:
         image_size=32, width=width, classes=5, class_branch=True, class_tokens=2
     )
     seed_weights()
-    model = CoCa(config.replace(image=image))
+    model = ClassCoCa(config.replace(image=image))
     assert model.class_tokens is not None
     model.class_tokens.names[:, 0] = torch.arange(9, 14)
     save_model(folder, model)

@@ -141,5 +141,5 @@ def test_another_architecture_is_refused(source: TorchPredictor) -> None:
     foreign = TorchPredictor(
         OpenCLIP(config), source.processor, fingerprint="f", source="somewhere"
     )
-    with pytest.raises(ConfigError, match="somewhere is of the architecture OpenCLIP"):
+    with pytest.raises(ConfigError, match="somewhere has the architecture openclip"):
         adopt_weights(fresh(source), foreign)

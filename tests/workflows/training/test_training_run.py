@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from coca.core.errors import ConfigError
+from coca.model.class_coca import ClassCoCa
 from coca.model.encoders.encoder_weights import EncoderWeightsConfig
 from coca.model.encoders.timm import TimmConfig
 from coca.predict.torch_loading import load_coca
@@ -39,7 +40,9 @@ def test_a_new_class_branch_starts_at_the_names_of_the_classes(
     images: Path, tmp_path: Path
 ) -> None:
     predictor = load_coca(pretrain(branched(images, tmp_path / "run")).model)
-    branch, names = predictor.model.class_branch, predictor.model.image_encoder.class_names
+    model = predictor.model
+    assert isinstance(model, ClassCoCa)
+    branch, names = model.class_branch, model.image_encoder.class_names
     assert branch is not None
     assert names is not None
     rows = [class_texts(name) for name in names]
@@ -50,7 +53,7 @@ def test_a_new_class_branch_starts_at_the_names_of_the_classes(
     wanted = means - means.mean(axis=0)
     np.testing.assert_allclose(branch.vectors.detach().numpy(), wanted, rtol=0, atol=1e-5)
     assert predictor.processor.names_classes
-    tokens = predictor.model.class_tokens
+    tokens = model.class_tokens
     assert tokens is not None
     for own, name in zip(tokens.names.tolist(), names, strict=True):
         first = predictor.leading_ids(name.split(", ")[0], len(own))

@@ -297,7 +297,7 @@ def _prepare(config: PretrainConfig, progress: ProgressMaker) -> _Prepared:
         facts["encoder_weights"] = load_encoder_weights(
             model.image_encoder, config.encoder_weights, only=lacking
         )
-    if source is None or source.model.class_branch is None:
+    if source is None or getattr(source.model, "class_branch", None) is None:
         start_class_branch_(model, processor)
     name_class_tokens_(model, processor)
     if config.lora is not None:

@@ -1,7 +1,7 @@
-"""Class branch and class tokens: what the image encoder's own classifier adds to a CoCa.
+"""Class branch and class tokens: a CoCa that also reads its image encoder's own classifier.
 
-Not of the paper. The branch adds to the image embedding, the tokens to those that the decoder
-reads.
+An addition to the paper. The branch adds to the image embedding, and the decoder reads the class
+tokens after the image tokens.
 
 Dimensions: B batch, S tokens, C their width, F features, K classes, E shared embedding, N class
 tokens, T text tokens of a name.
@@ -11,7 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from coca.model.encoders.encoder import Encoded, ImageEncoder
+from coca.model.coca import CoCa
+from coca.model.coca_config import CoCaConfig
+from coca.model.encoders.backbone import BackboneConfig
+from coca.model.encoders.encoder import Encoded
 from coca.model.layers.transformer import Linear, unit
 
 BRANCH_SCALE = 0.5
@@ -25,23 +28,6 @@ NAME_TOKENS = 8
 
 DROPPED_CLASSES = 0.2
 """Fraction of images in training whose class tokens are zeros: a decoder learns to work without."""
-
-
-def encode_with_classes(
-    encoder: ImageEncoder,
-    images: Float[Tensor, "B *F RGB height width"] | Float[Tensor, "B S features"],
-) -> Encoded:
-    """Encode images as `ImageEncoder.forward` does, and classify them by the encoder's classifier.
-
-    The probabilities of a series are averaged over its images.
-    """
-    final = encoder.final_features(images)
-    likely = encoder.classify(final).float().softmax(dim=1)
-    tokens, batch = encoder.project(final), images.shape[0]
-    return Encoded(
-        tokens.reshape(batch, -1, tokens.shape[2]),
-        likely.reshape(batch, -1, likely.shape[1]).mean(dim=1),
-    )
 
 
 class ClassBranch(nn.Module):
@@ -125,3 +111,72 @@ class ClassTokens(nn.Module):
         # The norm makes the sum equal to the mean.
         embedded = embedding(names.clamp(min=0)) * (names >= 0)[..., None]
         return self.norm(self.map(embedded.sum(dim=-2)))
+
+
+class ClassCoCa(CoCa):
+    """A CoCa with a class branch, class tokens, or both, as the image settings choose."""
+
+    class_branch: ClassBranch | None
+    class_tokens: ClassTokens | None
+
+    @staticmethod
+    def fits(config: CoCaConfig) -> bool:
+        """Return whether the image settings choose a class branch or class tokens."""
+        image = config.image
+        return isinstance(image, BackboneConfig) and (image.class_branch or image.class_tokens > 0)
+
+    def add_modules(self) -> None:
+        image = self.config.image
+        assert isinstance(image, BackboneConfig), "as `fits` checks"
+        self.class_branch = self.class_tokens = None
+        if image.class_branch:
+            self.class_branch = ClassBranch(image.classes, self.config.embed_dim)
+        if image.class_tokens:
+            widths = {"image_width": image.width, "text_width": self.config.text.width}
+            self.class_tokens = ClassTokens(image.classes, image.class_tokens, **widths)
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        super().init_weights()
+        if self.class_branch is not None and not self.log_scale.is_meta:
+            self.class_branch.init_weights()
+
+    def encode(
+        self, images: Float[Tensor, "B *F RGB height width"] | Float[Tensor, "B S features"]
+    ) -> Encoded:
+        """Encode images to tokens, and classify them by the encoder's own classifier.
+
+        The probabilities of a series are averaged over its images.
+        """
+        final = self.image_encoder.final_features(images)
+        likely = self.image_encoder.classify(final).float().softmax(dim=1)
+        tokens, batch = self.image_encoder.project(final), images.shape[0]
+        return Encoded(
+            tokens.reshape(batch, -1, tokens.shape[2]),
+            likely.reshape(batch, -1, likely.shape[1]).mean(dim=1),
+        )
+
+    def pool(self, encoded: Encoded) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B S C"]]:
+        embedding, tokens = super().pool(encoded)
+        return self._with_branch(embedding, encoded), self._with_tokens(tokens, encoded)
+
+    def pool_embedding(self, encoded: Encoded) -> Float[Tensor, "B E"]:
+        return self._with_branch(super().pool_embedding(encoded), encoded)
+
+    def pool_tokens(self, encoded: Encoded) -> Float[Tensor, "B S C"]:
+        return self._with_tokens(super().pool_tokens(encoded), encoded)
+
+    def _with_branch(
+        self, embedding: Float[Tensor, "B E"], encoded: Encoded
+    ) -> Float[Tensor, "B E"]:
+        if self.class_branch is None:
+            return embedding
+        return unit(embedding + self.class_branch(encoded.probabilities))
+
+    def _with_tokens(
+        self, tokens: Float[Tensor, "B Q C"], encoded: Encoded
+    ) -> Float[Tensor, "B S C"]:
+        if self.class_tokens is None:
+            return tokens
+        likely = self.class_tokens(encoded.probabilities, self.unimodal_decoder.token_embedding)
+        return torch.cat([tokens, likely.to(tokens.dtype)], dim=1)

@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
 from coca.core.errors import ConfigError
+from coca.model.class_coca import ClassCoCa
 from coca.model.coca import CoCa
 from coca.model.encoders.efficientnet import (
     EfficientNetLite,
@@ -17,8 +18,10 @@ from tiny import captioner, images
 
 
 @pytest.fixture
-def model() -> CoCa:
-    return captioner("branch")
+def model() -> ClassCoCa:
+    model = captioner("branch")
+    assert isinstance(model, ClassCoCa)
+    return model
 
 
 def without_branch(model: CoCa) -> CoCa:
@@ -48,7 +51,7 @@ def probabilities(model: CoCa, pixels: Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def test_the_embedding_of_a_series_is_the_sum_of_both_parts(model: CoCa) -> None:
+def test_the_embedding_of_a_series_is_the_sum_of_both_parts(model: ClassCoCa) -> None:
     series = images("branch", 6).reshape(2, 3, *images("branch").shape[1:])
     found, plain = (it.encode_image(series).numpy() for it in (model, without_branch(model)))
     likely = probabilities(model, series.flatten(0, 1)).reshape(2, 3, -1).mean(axis=1)
@@ -60,7 +63,7 @@ def test_the_embedding_of_a_series_is_the_sum_of_both_parts(model: CoCa) -> None
 
 
 @torch.no_grad()
-def test_the_decoder_reads_names_of_the_likeliest_classes_of_a_series(model: CoCa) -> None:
+def test_the_decoder_reads_names_of_the_likeliest_classes_of_a_series(model: ClassCoCa) -> None:
     series = images("branch", 6).reshape(2, 3, *images("branch").shape[1:])
     module, plain = model.class_tokens, without_branch(model).image_tokens(series)
     assert module is not None
@@ -81,7 +84,7 @@ def test_the_decoder_reads_names_of_the_likeliest_classes_of_a_series(model: CoC
 
 @torch.no_grad()
 def test_a_class_without_probability_is_no_token_and_the_order_of_classes_has_no_effect(
-    model: CoCa,
+    model: ClassCoCa,
 ) -> None:
     pixels, module = images("branch"), model.class_tokens
     before, order = model.image_tokens(pixels), torch.tensor([3, 6, 0, 1, 5, 4, 2])
@@ -97,7 +100,7 @@ def test_a_class_without_probability_is_no_token_and_the_order_of_classes_has_no
     assert not found[:, -2:].any()
 
 
-def test_training_drops_all_class_tokens_of_some_images(model: CoCa) -> None:
+def test_training_drops_all_class_tokens_of_some_images(model: ClassCoCa) -> None:
     module = model.class_tokens
     assert module is not None
     likely, words = torch.rand(400, 7), model.unimodal_decoder.token_embedding
@@ -107,7 +110,7 @@ def test_training_drops_all_class_tokens_of_some_images(model: CoCa) -> None:
     assert 0.72 < is_kept.float().mean() < 0.88
 
 
-def test_vectors_start_at_texts_less_their_mean(model: CoCa) -> None:
+def test_vectors_start_at_texts_less_their_mean(model: ClassCoCa) -> None:
     assert model.class_branch is not None
     texts = torch.randn(7, model.config.embed_dim)
     model.class_branch.start_at(texts)
