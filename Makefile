@@ -90,10 +90,10 @@ test-server: $(MILVUS) ## Run all tests of the mark `milvus`, on two Milvus serv
 	$(BIN)/pytest -n 2 --dist loadfile -m milvus --jaxtyping-packages=
 
 test-export: $(EXPORT) ## Export models to ONNX and run them without torch, in .venv-export (minutes)
-	OMP_NUM_THREADS=1 .venv-export/bin/python -m pytest tests/release/onnx tests/runtime
+	OMP_NUM_THREADS=1 .venv-export/bin/python -m pytest tests/release/onnx tests/predict
 
 test-runtime: $(RUNTIME) ## Use the default model in .venv-runtime, a plain installation without torch
-	.venv-runtime/bin/python -m pytest tests/runtime tests/without_torch
+	.venv-runtime/bin/python -m pytest tests/predict tests/processing tests/without_torch
 
 test-image: $(DEV) ## Run the steps of the Dockerfile in a chroot of Debian, as root (minutes)
 	COCA_TEST_IMAGE=1 $(BIN)/pytest tests/house/test_container.py

@@ -22,7 +22,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.metrics.intervals import wilson_interval
 from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval_scores
-from coca.runtime.base_predictor import BasePredictor
+from coca.predict.predictor import Predictor
 from coca.search.query.query_terms import embed_queries, name_emoji
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.baselines import BASELINES, bm25_matrix, recalls
@@ -39,7 +39,7 @@ BASELINES.update(words="BM25 of captions", captions="caption vectors")
 
 @TASKS.register("everyday_queries")
 def everyday_queries(
-    predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
+    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
     """Compute the fraction of everyday queries with a correct drawing in the first hits."""
     samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
@@ -49,7 +49,7 @@ def everyday_queries(
 
 @TASKS.register("keyword_queries")
 def keyword_queries(
-    predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
+    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
     """Compute the fraction of keywords with a correct drawing in the first hits."""
     samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
@@ -59,7 +59,7 @@ def keyword_queries(
 
 def score(
     task: str,
-    predictor: BasePredictor,
+    predictor: Predictor,
     samples: Sequence[Sample],
     queries: Sequence[str],
     relevant: np.ndarray,

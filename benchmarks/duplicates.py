@@ -23,7 +23,7 @@ from side_by_side import Figures, Rounds, table, write_report
 
 import coca
 from coca.metrics.intervals import wilson_interval
-from coca.runtime.base_predictor import BasePredictor
+from coca.predict.predictor import Predictor
 from coca.search.mining.duplicates import near_duplicates
 from coca.search.mining.images import Compared
 from coca.search.perceptual_hash import perceptual_hash, stacked
@@ -88,7 +88,7 @@ def images_of(pattern: str) -> Iterator[Image.Image]:
                 yield Image.open(io.BytesIO(files[name])).convert("RGB")
 
 
-def measured(pattern: str, arguments: argparse.Namespace, model: BasePredictor) -> Figures:
+def measured(pattern: str, arguments: argparse.Namespace, model: Predictor) -> Figures:
     """Plant copies in a library, and count what is found."""
     random, count, images = np.random.default_rng(0), arguments.planted, list(images_of(pattern))
     images = [images[row] for row in random.permutation(len(images))[: arguments.size]]

@@ -7,7 +7,7 @@
 
 `texts` are captions of 12 tokens on average for `coca_ViT-B-32`, in batches of 64. `images` are
 files of 640 x 480 pixels. The peer reads them with a DataLoader of two workers and its own
-preprocessing; here `Predictor.embed_images` does both. `small` uses a model of the size of the
+preprocessing; here `TorchPredictor.embed_images` does both. `small` uses a model of the size of the
 packaged one, where decoding is the bottleneck. Without `--photos` the files are collages of the
 thumbnails of Flickr8k. All contestants have the same random weights.
 
@@ -127,7 +127,7 @@ def peer_images(dtype: torch.dtype, *, small: bool) -> Embed:
 
 
 def our_images(dtype: torch.dtype, *, small: bool, reduced: bool = True) -> Embed:
-    from coca.inference.predictor import Predictor
+    from coca.predict.torch_predictor import TorchPredictor
     from coca.processing.image import ImageConfig, ImageTransform
     from coca.processing.processor import Processor
     from coca.processing.tokenizer import Tokenizer
@@ -144,7 +144,7 @@ def our_images(dtype: torch.dtype, *, small: bool, reduced: bool = True) -> Embe
     )
     tokenizer = Tokenizer.train(["a photo"], vocab_size=300)
     processor = Processor(image, tokenizer, 76)
-    predictor = Predictor(model, processor, fingerprint="", batch_size=BATCH, prepack=True)
+    predictor = TorchPredictor(model, processor, fingerprint="", batch_size=BATCH, prepack=True)
     return lambda files: torch.from_numpy(predictor.embed_images(files))
 
 
@@ -282,9 +282,9 @@ def engine(name: str, folder: Path) -> Encoders:
     if name == "library":
         return library(folder)
     if name == "onnx":
-        import coca.runtime
+        from coca.predict.onnx_predictor import open_exported
 
-        exported = coca.runtime.load(folder / "onnx", batch_size=SHORT)
+        exported = open_exported(folder / "onnx", batch_size=SHORT)
         return exported.embed_images, exported.embed_texts
     import coca
 

@@ -5,7 +5,7 @@
 
 `embed` prefetches and embeds the images as `coca index` does, and stores nothing; with `--captions`
 the model also writes their captions and embeds these. `plain` is
-`Predictor.embed_images`, which reads a batch and then embeds it. `index` inserts into a new
+`TorchPredictor.embed_images`, which reads a batch and then embeds it. `index` inserts into a new
 collection of a SQLite file, from opening it until it is on disk and closed. `again` is a second run
 on the same collection, in which no image has changed.
 """
@@ -24,8 +24,8 @@ from side_by_side import Rounds, emit, figure, in_turn, ratio, table, write_repo
 
 from coca.core.files.local_files import read_file
 from coca.core.prefetch import map_ahead
-from coca.inference import loading
-from coca.inference.predictor import Predictor
+from coca.predict.torch_loading import load_coca
+from coca.predict.torch_predictor import TorchPredictor
 from coca.search.ingest.sources import find_files
 from coca.search.records import batches
 from coca.workflows.collections.index import index_images
@@ -38,7 +38,7 @@ NAMES = {
 }
 
 
-def embed_ahead(model: Predictor, files: Sequence[Path], captions: bool) -> None:
+def embed_ahead(model: TorchPredictor, files: Sequence[Path], captions: bool) -> None:
     ahead = 2 * model.batch_size
     items = map_ahead(_prepared(model), files, threads=os.cpu_count() or 1, ahead=ahead)
     for batch in batches(items, model.batch_size):
@@ -48,17 +48,17 @@ def embed_ahead(model: Predictor, files: Sequence[Path], captions: bool) -> None
             model.embed_prepared(batch)
 
 
-def _prepared(model: Predictor) -> Callable[[Path], Any]:
+def _prepared(model: TorchPredictor) -> Callable[[Path], Any]:
     return lambda file: model.prepare_image(read_file(str(file)))
 
 
-def embed(model: Predictor, files: Sequence[Path], captions: bool) -> None:
+def embed(model: TorchPredictor, files: Sequence[Path], captions: bool) -> None:
     model.embed_images(files)
     if captions:
         model.embed_texts([caption.text for caption in model.caption(files)])
 
 
-def index(model: Predictor, files: Sequence[Path], captions: bool, uri: str) -> None:
+def index(model: TorchPredictor, files: Sequence[Path], captions: bool, uri: str) -> None:
     done = index_images(files, model, uri=uri, captions=captions).report
     assert done.good == len(files)
 
@@ -68,7 +68,7 @@ UNITS = {"seconds": "s", "cpu_s": "processor s"}
 
 
 def contestant(arguments: argparse.Namespace) -> None:
-    model = loading.load(arguments.model, device="cpu")
+    model = load_coca(arguments.model, device="cpu")
     files = [Path(file) for file in find_files([arguments.images])][: arguments.count]
     # The first batch warms up: imports and the choice of kernels.
     embed(model, files[: model.batch_size], arguments.captions)

@@ -61,11 +61,11 @@ def peer(way: str, batch: int, tokens: int) -> Write:
 
 def ours(way: str, batch: int, tokens: int, dtype: torch.dtype) -> Write:
     from coca.model.generation.generate import generate
+    from coca.model.generation.generation_config import GenerationConfig
     from coca.model.layers.prepacked import prepack_weights
     from coca.model.openclip.openclip import OpenCLIP
     from coca.model.openclip.openclip_config import OpenCLIPConfig
     from coca.model.openclip.openclip_weights import convert_state_dict
-    from coca.runtime.generation_config import GenerationConfig
 
     config = OpenCLIPConfig()
     model = OpenCLIP(config)

@@ -40,7 +40,7 @@ from coca.core.config.frozen_config import from_dict
 from coca.data.sources.factory import open_source
 from coca.data.sources.source import PartConfig
 from coca.data.sources.zip_archive import ZipConfig
-from coca.runtime.prompts import PROMPTS
+from coca.predict.prompts import PROMPTS
 from coca.search.query import query_terms as terms
 from coca.search.query.query_terms import Term, embed_queries, singular
 from coca.tasks.baselines import ClassifierConfig, EncoderClassifier

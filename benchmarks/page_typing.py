@@ -38,8 +38,8 @@ from side_by_side import (
     write_report,
 )
 
-from coca.inference import loading
-from coca.inference.predictor import Predictor
+from coca.predict.torch_loading import load_coca
+from coca.predict.torch_predictor import TorchPredictor
 from coca.search.records import Record, content_id, record_id
 from coca.search.stores import open_collection
 from coca.workflows.collections.collection_model import lasting_name
@@ -133,7 +133,7 @@ def records(rows: int, folder: Path, embed_dim: int) -> Iterator[Record]:
         )
 
 
-def fill(uri: str, model: Predictor, rows: int, folder: Path) -> None:
+def fill(uri: str, model: TorchPredictor, rows: int, folder: Path) -> None:
     with open_collection(
         uri,
         embed_dim=model.embed_dim,
@@ -225,7 +225,7 @@ def jumps(tab: Any) -> Figures:
 
 def referee(arguments: argparse.Namespace) -> Rounds:
     with tempfile.TemporaryDirectory() as folder:
-        model = loading.load(arguments.model, device="cpu")
+        model = load_coca(arguments.model, device="cpu")
         fill(str(Path(folder) / "wall.db"), model, arguments.rows, Path(folder) / "images")
         shared = [f"--model={arguments.model}", f"--folder={folder}", "--contestant=page"]
         rounds = in_turn({"page": shared}, rounds=arguments.rounds)

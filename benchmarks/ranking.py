@@ -39,7 +39,7 @@ from side_by_side import Figures, Rounds, table, write_report
 import coca
 from coca.data.sources.factory import open_source
 from coca.data.sources.tar.shards import ShardsConfig
-from coca.runtime.class_words import CLASS_WORDS_FILE
+from coca.processing.class_words import CLASS_WORDS_FILE
 from coca.search.query.background import spreads_of
 from coca.search.query.query_terms import embed_queries
 from coca.search.ranking import TypedQuery

@@ -3,7 +3,7 @@
     python benchmarks/runtime.py
     python benchmarks/runtime.py --fp32 exported --int8 exported-int8
 
-Contestants: `coca.load` with fp32 weights, and `coca.runtime.load` of the same model exported with
+Contestants: `coca.load` with fp32 weights, and `open_exported` of the same model exported with
 fp32 and with int8 weights. Each runs in its own process on one thread. Times are processor seconds,
 which other work on the machine hardly changes. "start" is from the start of Python to the first
 vector of a text. "memory" is the resident set after each kind of work: one text, all images, all
@@ -78,15 +78,14 @@ def loaded(arguments: argparse.Namespace) -> Any:
     if arguments.contestant == "torch":
         import torch
 
-        import coca
-        from coca.inference import loading
+        from coca.predict.torch_loading import load_coca
 
         torch.set_num_threads(1)
-        return loading.load(arguments.model, device="cpu", batch_size=16)
-    import coca.runtime
+        return load_coca(arguments.model, device="cpu", batch_size=16)
+    from coca.predict.onnx_predictor import open_exported
 
     folder = arguments.fp32 if arguments.contestant == "fp32" else arguments.int8
-    return coca.runtime.load(folder, threads=1, batch_size=16)
+    return open_exported(folder, threads=1, batch_size=16)
 
 
 def contestant(arguments: argparse.Namespace) -> None:
@@ -116,12 +115,12 @@ def exported(arguments: argparse.Namespace, folder: Path) -> dict[str, str]:
     folders = {"fp32": arguments.fp32, "int8": arguments.int8}
     for precision, given in folders.items():
         if not given:
-            from coca.inference import loading
+            from coca.predict.torch_loading import load_coca
             from coca.release.onnx.onnx_export import write_files
 
             folders[precision] = str(folder / precision)
             (folder / precision).mkdir()
-            model = loading.load(arguments.model, device="cpu", prepack=False)
+            model = load_coca(arguments.model, device="cpu", prepack=False)
             write_files(
                 folder / precision,
                 model,

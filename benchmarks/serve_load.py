@@ -29,8 +29,8 @@ import numpy as np
 from options import run
 from side_by_side import Rounds, emit, figure, in_turn, ratio, table, write_report
 
-from coca.inference import loading
-from coca.inference.predictor import Predictor
+from coca.predict.torch_loading import load_coca
+from coca.predict.torch_predictor import TorchPredictor
 from coca.search.query.engine import SearchEngine
 from coca.search.records import Record
 from coca.search.stores import open_collection
@@ -53,7 +53,7 @@ def texts(count: int) -> list[str]:
     ]
 
 
-def fill(uri: str, model: Predictor, rows: int) -> None:
+def fill(uri: str, model: TorchPredictor, rows: int) -> None:
     """Store random unit vectors."""
     vectors = np.random.default_rng(0).standard_normal((rows, model.embed_dim), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -141,7 +141,7 @@ def processor_seconds(pid: int) -> float:
 
 
 def contestant(arguments: argparse.Namespace) -> None:
-    model = loading.load(arguments.model, device="cpu")
+    model = load_coca(arguments.model, device="cpu")
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         uri = str(Path(folder) / "load.db")

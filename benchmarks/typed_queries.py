@@ -42,7 +42,8 @@ from side_by_side import (
     write_report,
 )
 
-from coca.runtime.text_embedder import TextEmbedder
+import coca
+from coca.predict.text_embedder import TextEmbedder
 from coca.search.query.background import spreads_of
 from coca.search.query.query_terms import Term
 from coca.search.ranking import TypedQuery
@@ -50,7 +51,7 @@ from coca.search.records import Record
 from coca.search.search_options import Ranking, SearchOptions
 from coca.search.stores import open_collection
 from coca.search.words import terms_of
-from coca.workflows.collections.collection_model import load_model, open_search
+from coca.workflows.collections.collection_model import open_search
 
 MODEL, NAME, K = "everyday", "pictures", 10
 EMBEDDED, BLOCK_ROWS = 10_000, 10_000
@@ -186,7 +187,7 @@ class Clock:
 
 
 def model() -> TextEmbedder:
-    return TextEmbedder(MODEL, lambda: load_model(MODEL))
+    return TextEmbedder(MODEL, lambda: coca.load(MODEL))
 
 
 def build(arguments: argparse.Namespace, uri: str) -> Figures:

@@ -22,9 +22,9 @@ from coca.data.sources.source import SourceConfig, register_source, single_path
 from coca.model.encoders.encoder import IMAGE_ENCODERS, ImageEncoder, ImageEncoderConfig
 from coca.model.losses.collectives import all_gather, rank_of
 from coca.model.losses.contrastive_loss import ContrastiveOutput
+from coca.predict.predictor import Predictor
 from coca.processing.augment import AUGMENTATIONS
 from coca.processing.tokenizer import SPECIAL_TOKENS, TOKENIZERS
-from coca.runtime.base_predictor import BasePredictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.train.losses import CONTRASTIVE_LOSSES, Embedded, LossConfig
 from coca.train.optim.schedule import SCHEDULES
@@ -129,7 +129,7 @@ def named_files(config: NamedConfig) -> AnnotatedSource:
 
 @TASKS.register("caption_length")
 def caption_length(
-    predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
+    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
     """Count the words of the captions that a model writes; a task is a function."""
     images = sorted(Path(single_path(config.data)).glob("*.png"))

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import coca
 from coca.demo.run import write_photos
-from coca.runtime.base_predictor import BasePredictor
+from coca.predict.predictor import Predictor
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources import FileSource
 from coca.search.records import Hit
@@ -32,7 +32,7 @@ ROW = SIDE + LINE + GAP
 GREY, BLACK = (110, 110, 110), (16, 16, 16)
 
 
-def search(model: BasePredictor, folder: Path, queries: Sequence[str], k: int) -> list[list[Hit]]:
+def search(model: Predictor, folder: Path, queries: Sequence[str], k: int) -> list[list[Hit]]:
     """Index the photos of the demo in a folder, and search them."""
     write_photos(folder / "photos")
     with open_collection(model, str(folder / "photos.db"), create=True) as collection:

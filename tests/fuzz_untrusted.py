@@ -15,7 +15,7 @@ from pathlib import Path
 
 import atheris
 
-READERS = ["tarfile", "PIL", "coca.processing", "coca.runtime", "coca.data"]
+READERS = ["tarfile", "PIL", "coca.processing", "coca.data"]
 
 # Only modules that are first imported here are instrumented.
 with atheris.instrument_imports(include=READERS):

@@ -21,7 +21,7 @@ import coca
 from coca.cli.app import app
 from coca.core.config.frozen_config import Config
 from coca.core.registry import Registry
-from coca.runtime.base_predictor import BasePredictor
+from coca.predict.predictor import Predictor
 from coca.search.search_options import QueryOptions
 from coca.server.app import create_app
 from coca.server.service import Service
@@ -84,7 +84,7 @@ def settings() -> Iterator[str]:
 
 def fields() -> Iterator[str]:
     """Yield the routes of the service, with the fields of their requests and responses."""
-    able = Mock(spec=BasePredictor, has_decoder=True, answers_questions=True)
+    able = Mock(spec=Predictor, has_decoder=True, answers_questions=True)
     parts = {"keys": SimpleNamespace(are_needed=False), "model": SimpleNamespace(predictor=able)}
     service = cast("Service", SimpleNamespace(**parts))
     # Without the routes of plug-ins, and past the type checks of the tests, since no collection is

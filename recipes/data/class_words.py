@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from coca.runtime.class_words import ClassNoun, save_nouns
+from coca.processing.class_words import ClassNoun, save_nouns
 from hypernyms import ClassText, imagenet_classes
 
 MAX_CLASSES = 150

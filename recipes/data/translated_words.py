@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from coca.runtime.caption_words import words_of
+from coca.processing.caption_words import words_of
 from word_vectors import WordVectors
 
 CANDIDATES = 3

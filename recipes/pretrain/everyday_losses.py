@@ -46,6 +46,7 @@ from torch.nn.utils import parametrize
 
 from coca.core.errors import ConfigError, ModelError
 from coca.data.batch import Batch
+from coca.model.class_coca import ClassCoCa
 from coca.model.coca import CoCaOutput
 from coca.model.encoders.encoder import Encoded
 from coca.model.layers.transformer import unit
@@ -145,7 +146,7 @@ class Classifier(AuxiliaryLoss):
             of_names, of_nouns = (images.float() @ scaled.T).split(counts, dim=1)
             loss = divergence(of_names, target[:, classes])
             loss = loss + self.config.noun_weight * noun_loss(of_nouns, mass[:, nouns])
-            if model.class_branch is not None:
+            if isinstance(model, ClassCoCa) and model.class_branch is not None:
                 vectors = unit(model.class_branch.vectors[classes].float())
                 of_names, of_nouns = (vectors @ scaled.T).split(counts, dim=1)
                 own = torch.arange(len(classes), device=device)
@@ -179,7 +180,7 @@ class Copying(AuxiliaryLoss):
     def __init__(self, config: CopyingConfig, model: AnyCoCa, processor: Processor) -> None:
         """Tokenize the first name of each class."""
         names = model.image_encoder.class_names
-        if names is None or model.class_tokens is None:
+        if names is None or not isinstance(model, ClassCoCa) or model.class_tokens is None:
             raise ConfigError(
                 "loss.auxiliary has copying, but the decoder reads no classes with names; set "
                 "model.image.classes to 1000 and model.image.class_tokens above 0"
@@ -199,8 +200,9 @@ class Copying(AuxiliaryLoss):
         tokens = self._captions[classes]
         tokens = tokens[:, : int((tokens != model.config.text.pad_id).sum(dim=1).max())]
         tokens = tokens.to(sure.device)
+        assert isinstance(model, ClassCoCa)
+        assert model.class_tokens is not None
         likely = model.class_tokens
-        assert likely is not None
         likely.eval()  # drops no classes
         image_tokens = model.pool_tokens(Encoded(encoded.tokens, sure))
         likely.train(model.training)

@@ -5,10 +5,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from coca.inference.image_text import load
-    from coca.inference.predictor import Predictor
     from coca.model.coca import CoCa
     from coca.model.coca_config import CoCaConfig
+    from coca.predict.loading import load
+    from coca.predict.predictor import Predictor
     from coca.search.query.engine import SearchEngine
     from coca.search.stores import open_store
     from coca.workflows.collections.index import index
@@ -33,10 +33,10 @@ __all__ = [
 _HOMES = {
     "CoCa": "coca.model.coca",
     "CoCaConfig": "coca.model.coca_config",
-    "Predictor": "coca.inference.predictor",
+    "Predictor": "coca.predict.predictor",
     "SearchEngine": "coca.search.query.engine",
     "index": "coca.workflows.collections.index",
-    "load": "coca.inference.image_text",
+    "load": "coca.predict.loading",
     "open_store": "coca.search.stores",
 }
 

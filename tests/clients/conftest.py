@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
-from coca.inference.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor
 from server_process import ServerProcess, serving
 from tiny_collection import images, item_ids_of, predictor, write_collections
 from tiny_data import image_bytes
@@ -28,7 +28,9 @@ def token_ids() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def uri(tmp_path_factory: pytest.TempPathFactory, predictor: Predictor, images: list[bytes]) -> str:
+def uri(
+    tmp_path_factory: pytest.TempPathFactory, predictor: TorchPredictor, images: list[bytes]
+) -> str:
     root = tmp_path_factory.mktemp("served")
     return write_collections(root, predictor, {"pictures": images, "others": [image_bytes(100)]})
 
@@ -40,7 +42,7 @@ def item_ids(uri: str) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def process(uri: str, predictor: Predictor) -> Iterator[ServerProcess]:
+def process(uri: str, predictor: TorchPredictor) -> Iterator[ServerProcess]:
     """A service with one key for both collections, and one for `others` only."""
     root = Path(uri).parent
     keys = root / "keys.json"

@@ -5,7 +5,7 @@ pytest.importorskip("cohere", reason="`make test-clients` installs cohere")
 
 import cohere
 
-from coca.inference.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor
 from server_process import ServerProcess
 
 # Warnings of the client, which also leaves connections open.
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 TEXTS = ["two dogs play", "a red car", "a cat"]
 
 
-def test_documents_are_reranked(process: ServerProcess, predictor: Predictor) -> None:
+def test_documents_are_reranked(process: ServerProcess, predictor: TorchPredictor) -> None:
     client = cohere.Client(api_key="key-of-the-tests-of-all-clients-1", base_url=process.url)
     found = client.rerank(model="coca", query="a red car", documents=TEXTS, top_n=2).results
     cosines = predictor.embed_texts(TEXTS) @ predictor.embed_texts(["a red car"])[0]

@@ -6,7 +6,7 @@ pytest.importorskip("langchain_openai", reason="`make test-clients` installs lan
 from langchain_openai import OpenAIEmbeddings
 
 from clients.conftest import KEY, token_ids
-from coca.inference.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor
 from server_process import ServerProcess
 
 # Warnings of the client, which also leaves connections open.
@@ -16,7 +16,7 @@ TEXTS = ["a red car", "two dogs play"]
 
 
 def test_the_client_with_its_defaults_sends_token_ids(
-    process: ServerProcess, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+    process: ServerProcess, predictor: TorchPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in token_ids().items():
         monkeypatch.setenv(name, value)

@@ -5,7 +5,7 @@ pytest.importorskip("litellm", reason="`make test-clients` installs litellm")
 
 import litellm
 
-from coca.inference.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor
 from server_process import ServerProcess
 
 # Warnings of the client, which also leaves connections open.
@@ -17,7 +17,7 @@ KEY = "key-of-the-tests-of-all-clients-1"
 
 @pytest.mark.parametrize("provider", ["cohere", "jina_ai"])
 def test_documents_are_reranked(
-    process: ServerProcess, predictor: Predictor, provider: str
+    process: ServerProcess, predictor: TorchPredictor, provider: str
 ) -> None:
     found = litellm.rerank(
         model=f"{provider}/coca",

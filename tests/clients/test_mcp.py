@@ -14,7 +14,7 @@ import mcp
 from mcp.client.streamable_http import streamable_http_client
 from PIL import Image
 
-from coca.inference.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor
 from server_process import ServerProcess
 from tiny_collection import item_ids_of
 
@@ -51,7 +51,7 @@ def test_the_tools_are_listed_with_their_arguments(process: ServerProcess) -> No
 
 
 def test_a_search_finds_what_the_service_finds(
-    process: ServerProcess, predictor: Predictor
+    process: ServerProcess, predictor: TorchPredictor
 ) -> None:
     found = call(process, "search", text="a red car", limit=3)
     assert not found.is_error

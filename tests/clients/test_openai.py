@@ -8,7 +8,7 @@ pytest.importorskip("openai", reason="`make test-clients` installs openai")
 
 import openai
 
-from coca.inference.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor
 from server_process import ServerProcess
 
 TEXTS = ["a red car", "two dogs play"]
@@ -21,7 +21,9 @@ def embed(process: ServerProcess, *, key: str = KEY, **options: object) -> list[
         return [one.embedding for one in data]
 
 
-def test_embeddings_are_those_of_the_model(process: ServerProcess, predictor: Predictor) -> None:
+def test_embeddings_are_those_of_the_model(
+    process: ServerProcess, predictor: TorchPredictor
+) -> None:
     # The client asks for base64 by itself, and decodes it.
     assert np.allclose(embed(process), predictor.embed_texts(TEXTS), atol=1e-5)
     floats = embed(process, encoding_format="float")
@@ -44,7 +46,7 @@ def test_the_model_is_retrieved(process: ServerProcess) -> None:
             client.models.retrieve("nosuch")
 
 
-def test_token_ids_are_decoded(process: ServerProcess, predictor: Predictor) -> None:
+def test_token_ids_are_decoded(process: ServerProcess, predictor: TorchPredictor) -> None:
     with openai.OpenAI(base_url=f"{process.url}/v1", api_key=KEY, max_retries=0) as client:
         ids = [64, 2579, 1841]  # "a red car"
         for given in (ids, [ids]):

@@ -7,8 +7,8 @@ from types import ModuleType
 import pytest
 from PIL import Image
 
-from coca.inference import loading
-from coca.inference.predictor import Predictor
+from coca.predict.torch_loading import load_coca
+from coca.predict.torch_predictor import TorchPredictor
 from coca.search.records import Hit
 
 ROOT = Path(__file__).parents[2]
@@ -28,8 +28,8 @@ def script() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def model() -> Predictor:
-    return loading.load(device="cpu")
+def model() -> TorchPredictor:
+    return load_coca(device="cpu")
 
 
 def test_the_hits_that_are_drawn_are_in_the_file(script: ModuleType, tmp_path: Path) -> None:
@@ -47,13 +47,15 @@ def test_the_hits_that_are_drawn_are_in_the_file(script: ModuleType, tmp_path: P
         assert drawn.height == script.ROW
 
 
-def test_the_drawing_is_of_the_model_in_the_package(script: ModuleType, model: Predictor) -> None:
+def test_the_drawing_is_of_the_model_in_the_package(
+    script: ModuleType, model: TorchPredictor
+) -> None:
     assert script.read(DRAWING)["fingerprint"] == model.fingerprint
 
 
 @pytest.mark.slow
 def test_the_drawing_shows_the_hits_of_today(
-    script: ModuleType, model: Predictor, tmp_path: Path
+    script: ModuleType, model: TorchPredictor, tmp_path: Path
 ) -> None:
     drawn = script.read(DRAWING)["searches"]
     assert tuple(drawn) == script.QUERIES

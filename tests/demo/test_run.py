@@ -10,7 +10,7 @@ import pytest
 from coca.core.errors import DataError, ModelError
 from coca.demo import run as workflow
 from coca.demo.run import PHOTO_QUERIES, DemoResult, demo, read_table
-from coca.inference.loading import load
+from coca.predict.torch_loading import load_coca
 from coca.search.stores import open_collection, open_store
 from tiny_model import write_model
 
@@ -98,7 +98,7 @@ def test_a_folder_of_ones_own_is_indexed_searched_and_captioned(
     other = write_model(tmp_path / "other", seed=1)
     demo(tmp_path / "out", images=images, model=other, uri=uri)
     with open_collection(uri, "demo") as collection:
-        assert collection.info.fingerprint == load(other).fingerprint
+        assert collection.info.fingerprint == load_coca(other).fingerprint
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path, model: Path) -> None:

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from coca.inference import loading
-from coca.inference.predictor import Predictor
+from coca.predict.torch_loading import load_coca
+from coca.predict.torch_predictor import TorchPredictor
 from tiny_data import image_bytes
 from tiny_model import write_model
 
@@ -14,8 +14,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def predictor(folder: Path) -> Predictor:
-    return loading.load(folder, device="cpu")
+def predictor(folder: Path) -> TorchPredictor:
+    return load_coca(folder, device="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from PIL import Image
 
 import coca
 from coca.core.errors import DataError
-from coca.inference.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor
 from tiny_data import CAPTIONS
 
 pytestmark = pytest.mark.integrations
@@ -18,7 +18,7 @@ TEXTS = list(CAPTIONS[:3])
 
 
 def test_a_saved_folder_loads_by_its_path(
-    folder: Path, predictor: Predictor, images: list[Path]
+    folder: Path, predictor: TorchPredictor, images: list[Path]
 ) -> None:
     model = peer.SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
     assert model.get_embedding_dimension() == predictor.embed_dim
@@ -39,14 +39,14 @@ def test_a_folder_is_refused_without_trust_remote_code(folder: Path) -> None:
         peer.SentenceTransformer(str(folder), device="cpu")
 
 
-def test_a_prompt_precedes_texts(folder: Path, predictor: Predictor) -> None:
+def test_a_prompt_precedes_texts(folder: Path, predictor: TorchPredictor) -> None:
     model = ours.sentence_transformer(folder, device="cpu")
     found = model.encode(["cat"], prompt="a photo of the ")
     np.testing.assert_allclose(found, predictor.embed_texts("a photo of the cat"), atol=1e-5)
 
 
 def test_what_sentence_transformers_saves_is_a_model_folder(
-    folder: Path, predictor: Predictor, tmp_path: Path
+    folder: Path, predictor: TorchPredictor, tmp_path: Path
 ) -> None:
     ours.sentence_transformer(folder, device="cpu").save(str(tmp_path / "again"))
     assert coca.load(tmp_path / "again", device="cpu").fingerprint == predictor.fingerprint

@@ -20,8 +20,8 @@ from coca.core.errors import ConfigError
 from coca.data.batch import Batch
 from coca.model.coca_config import CoCaConfig
 from coca.model.pretrained import build, load_config_file, save_model
+from coca.processing.caption_words import CaptionWords, words_of
 from coca.release.export import add_auto_map, export
-from coca.runtime.caption_words import CaptionWords, words_of
 from coca.train.losses import LossConfig
 from coca.train.objective import CoCaObjective
 from tiny_data import image_bytes

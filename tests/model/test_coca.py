@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -7,7 +8,8 @@ from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
 from coca.model.coca import CoCa
-from coca.model.losses.contrastive_loss import clamp_temperature_
+from coca.model.losses.captioning_loss import captioning_loss
+from coca.model.losses.contrastive_loss import clamp_temperature_, contrastive_loss
 from tiny import CLS, PAD, caption, caption_logits, tiny_config, transformer
 
 
@@ -141,3 +143,29 @@ def test_untrained_queries_attend_to_different_tokens(images: Tensor) -> None:
     queries = CoCa(tiny_config()).image_tokens(images)[0]
     cosines = F.cosine_similarity(queries[:, None], queries[None], dim=2)
     assert (cosines - torch.eye(len(queries))).max() < 0.99
+
+
+@pytest.mark.parametrize("left_out", ["image_embedding", "text_embedding", "decoded", "none"])
+def test_the_loss_has_the_parts_that_the_model_computes(
+    tiny_model: CoCa,
+    images: Tensor,
+    tokens: Tensor,
+    left_out: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = tiny_model(images, tokens)
+    embeddings = whole.image_embedding, whole.text_embedding
+    contrastive, _ = contrastive_loss(*embeddings, tiny_model.logit_scale)
+    states, targets = whole.decoded.labelled()
+    captioning = 2 * captioning_loss(states, targets, tiny_model.vocabulary_weight)
+    parts = {"none": contrastive + captioning, "decoded": contrastive}
+    if left_out != "none":
+        part = dataclasses.replace(whole, **{left_out: None})
+        monkeypatch.setattr(tiny_model, "forward", lambda images, tokens: part)
+    assert_close(tiny_model.loss(images, tokens), parts.get(left_out, captioning))
+
+
+def test_the_loss_of_a_series_of_one_image_is_that_of_the_image(
+    tiny_model: CoCa, images: Tensor, tokens: Tensor
+) -> None:
+    assert_close(tiny_model.loss(images[:, None], tokens), tiny_model.loss(images, tokens))

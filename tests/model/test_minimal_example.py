@@ -11,7 +11,7 @@ from coca.data.batch import Batch
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig, PoolerConfig
 from coca.model.generation.generate import generate
-from coca.runtime.generation_config import GenerationConfig
+from coca.model.generation.generation_config import GenerationConfig
 from coca.train.losses import LossConfig
 from coca.train.objective import CoCaObjective
 from developer_data import sample_file
@@ -112,7 +112,7 @@ def minimal(library: CoCa) -> Any:
 def test_greedy_captions_equal_those_of_the_library(library: CoCa, minimal: Any) -> None:
     images = torch.randn(20, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     decoding = GenerationConfig(num_beams=1)
-    _, tokens = library.encode_image_and_tokens(images)[:2]
+    tokens = library.image_tokens(images)
     wanted = [best[0].token_ids for best in generate(library, tokens, decoding=decoding)]
     ours = minimal.greedy(images)
     assert ours == [[one for one in row if one != 2] for row in wanted]

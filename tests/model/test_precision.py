@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
+from coca.core.config.execution import Precision
 from coca.model import pretrained
 from coca.model.pretrained import MIN_GAIN, bf16_gain, resolve_precision
-from coca.runtime.execution import Precision
 
 CPU = torch.device("cpu")
 MEASURE = "import torch; from coca.model.pretrained import *; d = torch.device('cpu')"

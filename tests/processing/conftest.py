@@ -4,6 +4,8 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Encode = Callable[..., bytes]
+
+WITHOUT_TORCH = {
+    *("test_caption_words.py", "test_class_words.py", "test_image_file.py", "test_large_images.py"),
+    *("test_raw_photos.py", "test_text_reader.py", "test_tokenizer_file.py"),
+    "test_word_constraint.py",
+}
+"""Tests that run where torch is not installed; the others are not collected there."""
+collect_ignore = [
+    path.name
+    for path in Path(__file__).parent.glob("test_*.py")
+    if path.name not in WITHOUT_TORCH and find_spec("torch") is None
+]
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from open_clip.tokenizer import SimpleTokenizer
 
 from coca.core.errors import ConfigError, MissingExtraError, ModelError
 from coca.processing.clip_bpe import MERGES, ClipTokenizer, installed_vocabulary, read_vocabulary
+from coca.processing.preprocess import clean_as_clip
 from coca.processing.processor import load_tokenizer
 from coca.processing.tokenizer import TextTokenizer, Tokenizer
-from coca.runtime.preprocess import clean_as_clip
 
 PEER = SimpleTokenizer(context_length=76)
 VOCABULARY = installed_vocabulary()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from coca.core.errors import DataError
 from coca.processing.image import decode
-from coca.runtime.image_file import MAX_SIDE_PX
+from coca.processing.image_file import MAX_SIDE_PX
 
 Encode = Callable[..., bytes]
 

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from coca.core.errors import DataError, ModelError
+from coca.processing.caption_words import CaptionWords, WordChoice, words_of
 from coca.processing.clip_bpe import ClipTokenizer
 from coca.processing.image import ImageConfig, ImageTransform, decode
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer, Tokenizer
-from coca.runtime.caption_words import CaptionWords, WordChoice, words_of
 
 TOKENIZER = Tokenizer.train(["a red car", "a blue house by the river"], vocab_size=290)
 

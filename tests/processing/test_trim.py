@@ -6,7 +6,7 @@ from torch import Tensor
 
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageConfig, ImageTransform, trimmed
-from coca.runtime.image_file import square_around
+from coca.processing.image_file import square_around
 
 
 def icon(*, border: int, height: int = 10, width: int = 6, paper: int = 255) -> Tensor:

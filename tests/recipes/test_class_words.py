@@ -1,5 +1,5 @@
 from class_words import PEOPLE, class_words
-from coca.runtime.class_words import ClassNoun
+from coca.processing.class_words import ClassNoun
 from hypernyms import ClassText
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from coca.data.batch import Batch
-from coca.model.class_branch import ClassBranch, ClassTokens
+from coca.model.class_coca import ClassCoCa, ClassTokens
 from coca.model.coca import CoCa
 from coca.model.encoders.timm import TimmConfig
 from coca.model.lora import merged
@@ -24,7 +24,15 @@ from coca.train.tracker import read_metrics
 from coca.workflows.training.init_weights import class_texts
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
 from everyday_plugin import register_losses
-from tiny import caption, captioner, encode_letters, images, sharpened, tiny_config
+from tiny import (
+    caption,
+    captioner,
+    encode_letters,
+    images,
+    seed_weights,
+    sharpened,
+    tiny_config,
+)
 from tiny_workflows import recipe, stopping_at, write_squares
 from word_vectors import WordVectors
 
@@ -53,11 +61,11 @@ def hypernyms(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> CoCa:
-    model = captioner("convnet")
+def model(monkeypatch: pytest.MonkeyPatch) -> ClassCoCa:
+    config = captioner("convnet").config
+    seed_weights()
+    model = ClassCoCa(config.replace(image=config.image.replace(class_branch=True))).eval()
     monkeypatch.setattr(type(model.image_encoder), "class_names", CLASSES)
-    model.class_branch = ClassBranch(len(CLASSES), model.config.embed_dim)
-    model.class_branch.init_weights()
     return model
 
 
@@ -148,7 +156,7 @@ def test_a_classifier_that_changes_is_pulled_back_to_the_one_at_the_start(
 
 @pytest.mark.slow
 def test_copying_learns_the_names_of_classes_that_no_photo_shows(
-    model: CoCa, batch: Batch, plugin: Any, monkeypatch: pytest.MonkeyPatch
+    model: ClassCoCa, batch: Batch, plugin: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ("cat", "fox", "hen", "owl", "pig", "rat", "yak")
     monkeypatch.setattr(type(model.image_encoder), "class_names", names)

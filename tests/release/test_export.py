@@ -9,12 +9,11 @@ from safetensors.torch import load_file
 import coca
 from coca.core.errors import ModelError
 from coca.data.sources.folder import FolderConfig
-from coca.inference import open_weights
-from coca.inference.model_kinds import MODEL_FILES
-from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig
 from coca.model.encoders.efficientnet import EfficientNetLiteConfig
-from coca.model.pretrained import MODULES_FILE, load_model, save_model
+from coca.model.pretrained import MODULES_FILE, build, load_model, save_model
+from coca.predict import open_weights
+from coca.predict.model_kinds import MODEL_FILES
 from coca.release.export import export, push_to_hub
 from coca.release.model_card import CardConfig
 from coca.tasks import TaskConfig
@@ -125,7 +124,7 @@ def test_the_classifier_of_the_encoder_is_left_out_unless_the_model_reads_it(
     width = config.image.width
     image = EfficientNetLiteConfig(image_size=32, width=width, classes=5, class_tokens=tokens)
     torch.manual_seed(0)
-    save_model(folder, CoCa(config.replace(image=image)))
+    save_model(folder, build(config.replace(image=image)))
     whole, shared = load_model(folder), load_model(export(folder, tmp_path / "shared"))
     assert shared.image_encoder.has_classifier is bool(tokens)
     removed = whole.state_dict().keys() - shared.state_dict().keys()
@@ -133,7 +132,7 @@ def test_the_classifier_of_the_encoder_is_left_out_unless_the_model_reads_it(
     assert parts == (set() if tokens else {"image_encoder.backbone.classifier"})
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        found, wanted = (it.encode_image_and_tokens(images)[:2] for it in (shared, whole))
+        found, wanted = (it.pool(it.encode(images)) for it in (shared, whole))
     assert all(map(torch.equal, found, wanted))
 
 

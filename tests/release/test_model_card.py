@@ -6,11 +6,11 @@ import pytest
 import yaml
 
 from coca.core.errors import ModelError
-from coca.inference.loading import fingerprint
 from coca.model.coca_config import HeadConfig
 from coca.model.pretrained import save_model
+from coca.predict.torch_loading import fingerprint
+from coca.processing.caption_words import CaptionWords
 from coca.release.model_card import DataLine, ResultTable, model_card, results_of
-from coca.runtime.caption_words import CaptionWords
 from tiny_data import image_bytes
 from tiny_model import answering, write_model
 from tiny_openclip import write_open_clip
@@ -81,7 +81,7 @@ def test_what_is_not_known_is_not_in_the_card(folder: Path) -> None:
 def test_open_weights_record_where_they_come_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from coca.inference.open_weights import model_folder
+    from coca.predict.open_weights import model_folder
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = model_folder(write_open_clip(tmp_path / "theirs"))

@@ -8,7 +8,7 @@ pytest.importorskip("fastapi", reason="the extra serve is not installed")
 
 from fastapi.testclient import TestClient
 
-from coca.inference.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor
 from coca.server.app import create_app
 from coca.server.service import Service, open_service
 from coca.server.settings import ServerSettings
@@ -20,7 +20,9 @@ __all__ = ["images", "predictor"]
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory, predictor: Predictor, images: list[bytes]) -> str:
+def uri(
+    tmp_path_factory: pytest.TempPathFactory, predictor: TorchPredictor, images: list[bytes]
+) -> str:
     """A file with a collection of six images, and one with a single other image."""
     root = tmp_path_factory.mktemp("served")
     return write_collections(root, predictor, {"pictures": images, "others": [image_bytes(100)]})
@@ -40,7 +42,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> ServerSettings:
 
 @pytest.fixture(scope="module")
 def process(
-    uri: str, predictor: Predictor, tmp_path_factory: pytest.TempPathFactory
+    uri: str, predictor: TorchPredictor, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
     """A real `coca serve` over both collections."""
     names = ("--collection", "pictures", "--collection", "others")
@@ -50,7 +52,7 @@ def process(
 
 
 @pytest.fixture(scope="module")
-def service(uri: str, predictor: Predictor, settings: ServerSettings) -> Iterator[Service]:
+def service(uri: str, predictor: TorchPredictor, settings: ServerSettings) -> Iterator[Service]:
     with open_service(uri, ["pictures", "others"], settings, model=predictor) as opened:
         yield opened
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import ConfigError
-from coca.inference.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor
 from coca.server.audit import AuditLog
 from server_process import data_uri, serving
 from tiny_data import image_bytes
@@ -15,7 +15,7 @@ from tiny_data import image_bytes
 
 @pytest.mark.service
 def test_changes_are_recorded_and_keys_change_without_a_restart(
-    uri: str, predictor: Predictor, tmp_path: Path
+    uri: str, predictor: TorchPredictor, tmp_path: Path
 ) -> None:
     keys, log = tmp_path / "keys.json", tmp_path / "audit.jsonl"
     of_anna, of_bert = ("key-of-" + name * 8 for name in ("anna", "bert"))

@@ -13,7 +13,7 @@ import pytest
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from coca.inference.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor
 from coca.server.connections import ConnectionLimits, limited_protocol
 from server_process import SEARCH_HEAD, ServerProcess, data_uri, serving
 from tiny_collection import write_collections
@@ -23,13 +23,13 @@ HALF = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 TIMES = {"header_timeout_s": 2, "body_timeout_s": 1000, "shutdown_timeout_s": 1}
 
 
-def options(uri: str, predictor: Predictor) -> tuple[str, ...]:
+def options(uri: str, predictor: TorchPredictor) -> tuple[str, ...]:
     return ("--uri", uri, "--collection", "pictures", "--model", predictor.source)
 
 
 @pytest.fixture(scope="module")
 def process(
-    uri: str, predictor: Predictor, tmp_path_factory: pytest.TempPathFactory
+    uri: str, predictor: TorchPredictor, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
     """A service with few descriptors; it closes half headers after two seconds."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -44,7 +44,7 @@ def process(
 
 
 @pytest.fixture
-def own_uri(predictor: Predictor, images: list[bytes], tmp_path: Path) -> str:
+def own_uri(predictor: TorchPredictor, images: list[bytes], tmp_path: Path) -> str:
     """A collection of one test, since a service excludes other processes."""
     return write_collections(tmp_path, predictor, {"pictures": images})
 
@@ -149,7 +149,7 @@ def test_a_client_that_does_not_read_on_in_time_is_disconnected() -> None:
 
 @pytest.mark.service
 def test_a_client_that_drips_does_not_delay_the_end(
-    own_uri: str, predictor: Predictor, tmp_path: Path
+    own_uri: str, predictor: TorchPredictor, tmp_path: Path
 ) -> None:
     with serving(*options(own_uri, predictor), cache=tmp_path, defaults=TIMES) as process:
         head = SEARCH_HEAD + b"Content-Length: 1000000\r\n\r\n"
@@ -162,7 +162,7 @@ def test_a_client_that_drips_does_not_delay_the_end(
 
 @pytest.mark.service
 def test_requests_in_progress_at_the_end_are_answered(
-    own_uri: str, predictor: Predictor, tmp_path: Path, images: list[bytes]
+    own_uri: str, predictor: TorchPredictor, tmp_path: Path, images: list[bytes]
 ) -> None:
     labels = [f"label {number}" for number in range(1_000)]
     templates = [f"template {number} of {{}}" for number in range(10)]
@@ -202,7 +202,7 @@ def drip(connection: socket.socket) -> bytes:
 
 @pytest.mark.service
 def test_clients_that_leave_in_a_body_write_no_traceback(
-    own_uri: str, predictor: Predictor, tmp_path: Path
+    own_uri: str, predictor: TorchPredictor, tmp_path: Path
 ) -> None:
     with serving(*options(own_uri, predictor), cache=tmp_path) as running:
         for path in (b"/v1/search", b"/mcp") * 3:

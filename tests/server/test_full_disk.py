@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
-from coca.inference.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor
 from limited_disk import LimitedDisk, limited_disk
 from server_process import ServerProcess, data_uri, serving
 from tiny_collection import upload_id_of
@@ -44,7 +44,7 @@ def check(process: ServerProcess, uri: str, numbers: set[int]) -> None:
 
 @pytest.mark.service
 def test_a_full_disk_is_507_and_the_service_stays_readable(
-    disk: LimitedDisk, predictor: Predictor, tmp_path: Path
+    disk: LimitedDisk, predictor: TorchPredictor, tmp_path: Path
 ) -> None:
     uri = str(disk.folder / "a.db")
     arguments = ("--uri", uri, "--model", predictor.source)

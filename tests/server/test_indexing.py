@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
-from coca.inference.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor
 from server_process import data_uri, serving
 from tiny_collection import item_ids_of, write_collections
 from tiny_data import image_bytes
@@ -19,7 +19,7 @@ READERS = 8
 
 @pytest.mark.service
 def test_what_another_process_indexes_is_found_by_the_next_request(
-    tmp_path: Path, predictor: Predictor, images: list[bytes]
+    tmp_path: Path, predictor: TorchPredictor, images: list[bytes]
 ) -> None:
     uri = write_collections(tmp_path, predictor, {"pictures": images})
     folder, new = tmp_path / "pictures", image_bytes(6, side=24)

@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from coca.core.errors import ConfigError
-from coca.inference.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor
 from coca.server.app import create_app
 from coca.server.errors import ServiceError
 from coca.server.keys import KeyConfig, KeyFile, KeyRing, read_keys, requests_of
@@ -34,7 +34,7 @@ KEYS = {
 
 
 @pytest.fixture(scope="module")
-def service(uri: str, predictor: Predictor, settings: ServerSettings) -> Iterator[Service]:
+def service(uri: str, predictor: TorchPredictor, settings: ServerSettings) -> Iterator[Service]:
     collections = ["pictures", "others"]
     with open_service(uri, collections, settings, model=predictor, keys=KEYS) as opened:
         yield opened
@@ -262,7 +262,7 @@ def test_a_changed_file_is_read_again_and_a_faulty_one_is_not_used(tmp_path: Pat
 
 
 def test_a_running_service_reads_a_changed_file(
-    uri: str, predictor: Predictor, settings: ServerSettings, tmp_path: Path
+    uri: str, predictor: TorchPredictor, settings: ServerSettings, tmp_path: Path
 ) -> None:
     file = tmp_path / "keys.json"
     file.write_text(json.dumps({f"{LONG}-anna": {"name": "anna"}}))
@@ -388,7 +388,7 @@ def test_wrong_keys_are_one_sentence(
 
 
 def test_a_key_of_a_collection_that_is_not_served_is_an_error(
-    uri: str, predictor: Predictor, settings: ServerSettings
+    uri: str, predictor: TorchPredictor, settings: ServerSettings
 ) -> None:
     keys = {"key-of-anna": KeyConfig(name="anna", collections=("nosuch",))}
     before = {thread for thread in threading.enumerate() if thread.name == "batcher"}

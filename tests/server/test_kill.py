@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
-from coca.inference.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor
 from server_process import ServerProcess, data_uri, serving
 from tiny_collection import upload_id_of
 from tiny_data import image_bytes
@@ -81,7 +81,7 @@ class Writer:
 
 @pytest.mark.service
 @pytest.mark.timeout(3_600)
-def test_no_acknowledged_write_is_lost_to_a_kill(tmp_path: Path, predictor: Predictor) -> None:
+def test_no_acknowledged_write_is_lost_to_a_kill(tmp_path: Path, predictor: TorchPredictor) -> None:
     uri = str(tmp_path / "a.db")
     arguments = ("--uri", uri, "--model", predictor.source)
     writers = [Writer(number, uri) for number in range(WRITERS)]

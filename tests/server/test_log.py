@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from coca.inference.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor
 from server_process import serving
 
 
 @pytest.mark.service
 def test_wrong_filters_of_requests_are_not_logged(
-    uri: str, predictor: Predictor, tmp_path: Path
+    uri: str, predictor: TorchPredictor, tmp_path: Path
 ) -> None:
     options = ("--collection", "pictures", "--model", predictor.source)
     with serving("--uri", uri, *options, cache=tmp_path) as running:

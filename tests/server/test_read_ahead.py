@@ -5,7 +5,7 @@ import time
 import pytest
 from fastapi.testclient import TestClient
 
-from coca.inference.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor
 from coca.search.sqlite import blocks
 from coca.search.sqlite.collection import SqliteCollection
 from coca.server.app import create_app
@@ -15,7 +15,7 @@ from server_process import ids
 
 
 def test_the_first_list_and_typed_query_find_all_items_read(
-    uri: str, predictor: Predictor, settings: ServerSettings, monkeypatch: pytest.MonkeyPatch
+    uri: str, predictor: TorchPredictor, settings: ServerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (
         open_service(uri, ["pictures", "others"], settings, model=predictor) as service,
@@ -35,7 +35,7 @@ def test_the_first_list_and_typed_query_find_all_items_read(
 
 
 def test_a_service_ends_while_it_reads(
-    uri: str, predictor: Predictor, settings: ServerSettings
+    uri: str, predictor: TorchPredictor, settings: ServerSettings
 ) -> None:
     with open_service(uri, ["pictures"], settings, model=predictor) as service:
         service.read_ahead()
@@ -44,7 +44,7 @@ def test_a_service_ends_while_it_reads(
 
 
 def test_a_service_without_named_collections_serves_the_default(
-    uri: str, predictor: Predictor, settings: ServerSettings
+    uri: str, predictor: TorchPredictor, settings: ServerSettings
 ) -> None:
     with open_service(uri, None, settings, model=predictor) as service:
         assert list(service.collections) == ["pictures"]

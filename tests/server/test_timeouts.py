@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from coca.inference.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor
 from server_process import SEARCH_HEAD, ServerProcess, child_processes, data_uri, serving
 from tiny_data import image_bytes
 
@@ -16,7 +16,7 @@ LIMITS = {"body_timeout_s": 1, "decode_timeout_s": 3}
 
 @pytest.fixture(scope="module")
 def process(
-    uri: str, predictor: Predictor, tmp_path_factory: pytest.TempPathFactory
+    uri: str, predictor: TorchPredictor, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
     arguments = ("--uri", uri, "--collection", "pictures", "--model", predictor.source)
     cache = tmp_path_factory.mktemp("cache")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coca.model.class_coca import ClassCoCa
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig, PoolerConfig, TextDecoderConfig
 from coca.model.encoders.efficientnet import EfficientNetLiteConfig
@@ -20,6 +21,7 @@ from coca.model.encoders.encoder import ImageEncoderConfig
 from coca.model.encoders.timm import TimmConfig
 from coca.model.encoders.vit import VisionTransformer, ViTConfig
 from coca.model.openclip.openclip import AnyCoCa
+from coca.model.pretrained import build
 from coca.processing.tokenizer import padded
 
 SHIFT = int(os.environ.get("TINY_SEED", "0"))
@@ -105,10 +107,12 @@ def captioner(name: str) -> CoCa:
     """A model with this encoder and random weights, in evaluation mode."""
     seed_weights()
     config = tiny_config().replace(image=ENCODERS[name])
-    model = CoCa(config)
+    model = build(config)
+    assert isinstance(model, CoCa)
     if name == "vit":
         sharpened(model)
-    if model.class_tokens is not None:
+    if isinstance(model, ClassCoCa):
+        assert model.class_tokens is not None
         model.class_tokens.names[:, :2] = torch.arange(4, 18).view(7, 2)
         model.class_tokens.names[::2, 1] = -1
     return model.eval()

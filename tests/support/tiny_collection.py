@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from coca.inference import loading
-from coca.inference.predictor import Predictor
+from coca.predict.torch_loading import load_coca
+from coca.predict.torch_predictor import TorchPredictor
 from coca.search.records import content_id, record_id
 from coca.workflows.collections.index import index_images
 from tiny_data import image_bytes
@@ -14,8 +14,8 @@ from tiny_model import write_model
 
 
 @pytest.fixture(scope="session")
-def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    return loading.load(write_model(tmp_path_factory.mktemp("model") / "model"), device="cpu")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> TorchPredictor:
+    return load_coca(write_model(tmp_path_factory.mktemp("model") / "model"), device="cpu")
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +25,7 @@ def images() -> list[bytes]:
 
 
 def write_collections(
-    root: Path, predictor: Predictor, collections: Mapping[str, Sequence[bytes]]
+    root: Path, predictor: TorchPredictor, collections: Mapping[str, Sequence[bytes]]
 ) -> str:
     """Index images with captions, tags, times and a metadata field; returns the URI.
 

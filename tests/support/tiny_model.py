@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from coca.inference.predictor import Predictor
 from coca.model.coca import CoCa
 from coca.model.coca_config import HeadConfig
 from coca.model.pretrained import build, save_model
+from coca.predict.torch_predictor import TorchPredictor
+from coca.processing.caption_words import CaptionWords
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
-from coca.runtime.caption_words import CaptionWords
 from tiny import seed_weights, sharpened, tiny_config
 from tiny_data import CAPTIONS
 
@@ -33,13 +33,13 @@ def write_model(
     return folder
 
 
-def answering(head: HeadConfig | None) -> Predictor:
+def answering(head: HeadConfig | None) -> TorchPredictor:
     tokenizer = Tokenizer.train([*CAPTIONS, "what is it? yes no red 2"], vocab_size=290)
     text = tiny_config().text.replace(vocab_size=tokenizer.vocab_size, context_length=24)
     seed_weights()
     model = sharpened(build(tiny_config(text=text, head=head)))
     processor = Processor(ImageTransform(ImageConfig(image_size=16)), tokenizer, 24)
-    return Predictor(model, processor, fingerprint="tiny", batch_size=3)
+    return TorchPredictor(model, processor, fingerprint="tiny", batch_size=3)
 
 
 def text_head(classes: tuple[str, ...], *, images_per_sample: int = 1) -> HeadConfig:

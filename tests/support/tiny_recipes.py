@@ -7,7 +7,7 @@ import torch
 from coca.core.config.frozen_config import load_config
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
-from coca.inference.loading import load
+from coca.predict.torch_loading import load_coca
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
 from coca.workflows.training.training_run import RunResult
 from tiny_data import image_bytes
@@ -77,5 +77,5 @@ def both_stages_on_this_rank(root: Path) -> Results:
     second = run_recipe("coca_base_576", root, f"init_from={first.run}")
     return {
         "losses": torch.tensor([first.metrics["loss"], second.metrics["loss"]]),
-        **load(second.model, device="cpu").model.state_dict(),
+        **load_coca(second.model, device="cpu").model.state_dict(),
     }

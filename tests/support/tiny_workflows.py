@@ -18,7 +18,7 @@ from coca.core.progress import ProgressMaker
 from coca.data.sources.tar import index as tar_index
 from coca.data.sources.tar.scan import Scan, scan_tar
 from coca.data.sources.tar.shards import ShardsConfig
-from coca.inference.loading import load
+from coca.predict.torch_loading import load_coca
 from coca.train.trainer import Trainer
 from coca.workflows.training.finetune import FinetuneConfig
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
@@ -109,7 +109,7 @@ def stopping_at(step: int) -> ProgressMaker:
 def run_on_this_rank(root: Path) -> Results:
     """A run in `root`, where the images are; gives the weights that anyone can load."""
     result = pretrain(recipe(root / "pictures", root / "run", "train.ema.decay=0.5"))
-    model = load(result.model, device="cpu").model
+    model = load_coca(result.model, device="cpu").model
     return {"step": torch.tensor(result.step), **model.state_dict()}
 
 

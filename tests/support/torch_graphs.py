@@ -12,16 +12,16 @@ import torch
 from numpy import ndarray
 from torch import nn
 
-from coca.inference.predictor import Predictor
 from coca.model.openclip.openclip import AnyCoCa
+from coca.predict.manifest import TOKENIZER_FILE, Manifest
+from coca.predict.onnx_decoder import Decoder
+from coca.predict.onnx_predictor import OnnxPredictor
+from coca.predict.torch_predictor import TorchPredictor
+from coca.processing.caption_words import CAPTION_WORDS_FILE
+from coca.processing.preprocess import TextSettings
 from coca.processing.processor import Processor
 from coca.release.onnx.graphs import Cross, DecoderStep, Text, Vision, graphs_of
 from coca.release.onnx.onnx_export import text_settings
-from coca.runtime.caption_words import CAPTION_WORDS_FILE
-from coca.runtime.decoder import Decoder
-from coca.runtime.files import TOKENIZER_FILE, Manifest
-from coca.runtime.predictor import Predictor as ExportedPredictor
-from coca.runtime.preprocess import TextSettings
 
 
 class TorchSession:
@@ -76,7 +76,7 @@ def settings(model: AnyCoCa, processor: Processor) -> TextSettings:
     return text_settings(model.config.text, processor)
 
 
-def exported(predictor: Predictor, folder: Path) -> ExportedPredictor:
+def exported(predictor: TorchPredictor, folder: Path) -> OnnxPredictor:
     """The exported form of a model; torch runs its graphs in place of ONNX Runtime."""
     model, processor = predictor.model, predictor.processor
     graphs = {graph.name: graph for graph in graphs_of(model, processor.image_config)}
@@ -97,7 +97,7 @@ def exported(predictor: Predictor, folder: Path) -> ExportedPredictor:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "onnxruntime", runtime)
-        return ExportedPredictor(
+        return OnnxPredictor(
             folder,
             manifest,
             processor.image_config.settings(resampler="pillow"),

@@ -8,9 +8,9 @@ from safetensors.torch import save_file
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
-from coca.inference.predictor import Predictor
 from coca.model.encoders.efficientnet import EfficientNetLiteConfig, EfficientNetLiteEncoder
 from coca.model.encoders.encoder_weights import EncoderWeightsConfig
+from coca.predict.torch_predictor import TorchPredictor
 from coca.tasks import TASKS, TaskConfig
 from coca.tasks.baselines import (
     ClassifierConfig,
@@ -65,7 +65,7 @@ def test_an_image_that_shares_no_word_is_no_hit() -> None:
 
 
 def test_probabilities_equal_those_of_the_encoder(
-    predictor: Predictor, classifier: ClassifierConfig
+    predictor: TorchPredictor, classifier: ClassifierConfig
 ) -> None:
     encoder = EncoderClassifier(classifier, predictor)
     images = [image_bytes(row) for row in range(3)]
@@ -77,7 +77,7 @@ def test_probabilities_equal_those_of_the_encoder(
 
 
 def test_a_class_name_means_each_class_that_has_it(
-    predictor: Predictor, classifier: ClassifierConfig
+    predictor: TorchPredictor, classifier: ClassifierConfig
 ) -> None:
     encoder = EncoderClassifier(classifier, predictor)
     probabilities = np.zeros((1, 1000), np.float32)
@@ -89,7 +89,7 @@ def test_a_class_name_means_each_class_that_has_it(
 
 
 def test_texts_are_matched_with_the_names_of_probable_classes(
-    predictor: Predictor, classifier: ClassifierConfig
+    predictor: TorchPredictor, classifier: ClassifierConfig
 ) -> None:
     encoder = EncoderClassifier(classifier, predictor)
     probabilities = np.zeros((2, 1000), np.float32)
@@ -99,7 +99,7 @@ def test_texts_are_matched_with_the_names_of_probable_classes(
     assert (found[1] == -np.inf).all()
 
 
-def test_an_encoder_without_classes_is_refused(predictor: Predictor, tmp_path: Path) -> None:
+def test_an_encoder_without_classes_is_refused(predictor: TorchPredictor, tmp_path: Path) -> None:
     config = ClassifierConfig(
         image=EfficientNetLiteConfig(image_size=32, width=1280),
         weights=EncoderWeightsConfig(file=tmp_path / "none.safetensors"),
@@ -110,7 +110,7 @@ def test_an_encoder_without_classes_is_refused(predictor: Predictor, tmp_path: P
 
 @pytest.mark.parametrize("task", ["zero_shot", "retrieval"])
 def test_the_encoder_alone_is_scored_next_to_the_model(
-    predictor: Predictor, classifier: ClassifierConfig, tmp_path: Path, task: str
+    predictor: TorchPredictor, classifier: ClassifierConfig, tmp_path: Path, task: str
 ) -> None:
     labels = ["ostrich", "goldfish", "crane", "ostrich"]
     data = [

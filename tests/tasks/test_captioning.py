@@ -10,9 +10,9 @@ from coca.core.errors import ConfigError, DataError, MissingExtraError
 from coca.data.sample import Sample
 from coca.data.sources.annotated import SplitAnnotationsConfig
 from coca.data.sources.source import SourceConfig
-from coca.inference.predictor import Predictor
 from coca.metrics.caption_metrics import caption_scores, words
-from coca.runtime.generation_config import GenerationConfig, GenerationOptions
+from coca.model.generation.generation_config import GenerationConfig, GenerationOptions
+from coca.predict.torch_predictor import TorchPredictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.baselines import without_baselines
 from coca.tasks.captioning import meteor, require_meteor
@@ -89,7 +89,7 @@ GREEDY = GenerationConfig(num_beams=1)
 
 
 def solve(
-    predictor: Predictor, root: Path, samples: list[Sample] = SAMPLES, **settings: Any
+    predictor: TorchPredictor, root: Path, samples: list[Sample] = SAMPLES, **settings: Any
 ) -> TaskResult:
     config = TaskConfig(task="captioning", data=write_folder(root, samples), decoding=GREEDY)
     return CAPTIONING(predictor, config.replace(**settings))
@@ -105,7 +105,7 @@ def scores_of(result: TaskResult) -> dict[str, float]:
 
 
 @pytest.fixture
-def perfect(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Predictor:
+def perfect(predictor: TorchPredictor, monkeypatch: pytest.MonkeyPatch) -> TorchPredictor:
     """A predictor that generates an image's first caption."""
     captions = {sample.image: sample.captions[0] for sample in SAMPLES}
     one = predictor.caption(image_bytes(0), num_beams=1)[0]
@@ -118,7 +118,7 @@ def perfect(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Predictor:
 
 
 def test_captions_are_scored_against_all_that_people_wrote(
-    predictor: Predictor, tmp_path: Path
+    predictor: TorchPredictor, tmp_path: Path
 ) -> None:
     generated = [caption.text for caption in predictor.caption(IMAGES, num_beams=1)]
     result = solve(predictor, tmp_path)
@@ -127,7 +127,7 @@ def test_captions_are_scored_against_all_that_people_wrote(
 
 
 def test_options_of_decoding_and_the_prompt_reach_the_model(
-    predictor: Predictor, tmp_path: Path
+    predictor: TorchPredictor, tmp_path: Path
 ) -> None:
     options: GenerationOptions = {"num_beams": 3, "max_new_tokens": 4, "no_repeat_ngram_size": 1}
     generated = [caption.text for caption in predictor.caption(IMAGES, prompt="a", **options)]
@@ -137,7 +137,7 @@ def test_options_of_decoding_and_the_prompt_reach_the_model(
 
 
 def test_chance_is_the_score_of_the_same_captions_on_other_images(
-    predictor: Predictor, tmp_path: Path
+    predictor: TorchPredictor, tmp_path: Path
 ) -> None:
     generated = [caption.text for caption in predictor.caption(IMAGES, num_beams=1)]
     metrics = solve(predictor, tmp_path).metrics
@@ -145,14 +145,18 @@ def test_chance_is_the_score_of_the_same_captions_on_other_images(
     assert {name: metrics[f"chance_{name}"] for name in moved} == pytest.approx(moved)
 
 
-def test_a_single_image_has_no_chance_to_compare_with(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_single_image_has_no_chance_to_compare_with(
+    predictor: TorchPredictor, tmp_path: Path
+) -> None:
     result = solve(predictor, tmp_path, limit=1)
     assert result.samples == 1
     assert scores_of(result) == result.metrics
     assert not result.intervals
 
 
-def test_a_report_gets_the_best_and_the_worst_captions(perfect: Predictor, tmp_path: Path) -> None:
+def test_a_report_gets_the_best_and_the_worst_captions(
+    perfect: TorchPredictor, tmp_path: Path
+) -> None:
     wrong = [
         dataclasses.replace(it, captions=("nothing of this kind",)) if row in (3, 8) else it
         for row, it in enumerate(SAMPLES)
@@ -169,7 +173,7 @@ def test_a_report_gets_the_best_and_the_worst_captions(perfect: Predictor, tmp_p
     assert details["different"] == 13
 
 
-def test_an_image_without_a_caption_is_an_error(predictor: Predictor, tmp_path: Path) -> None:
+def test_an_image_without_a_caption_is_an_error(predictor: TorchPredictor, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"captioning needs one for each") as it:
         solve(predictor, tmp_path, [*SAMPLES, Sample("silent", image_bytes(99))])
     assert it.value.reason == "no_caption"
@@ -191,7 +195,9 @@ def nocaps(root: Path, domains: list[str]) -> SourceConfig:
     return SplitAnnotationsConfig(kind="coco_captions", path=str(root / "nocaps.json"))
 
 
-def test_groups_are_scored_as_corpora_of_their_own(predictor: Predictor, tmp_path: Path) -> None:
+def test_groups_are_scored_as_corpora_of_their_own(
+    predictor: TorchPredictor, tmp_path: Path
+) -> None:
     data = nocaps(tmp_path, ["in", "out", "in", "in", "out"])
     config = TaskConfig(task="captioning", data=data, decoding=GREEDY, groups="domain")
     metrics = CAPTIONING(predictor, config).metrics
@@ -207,7 +213,7 @@ def test_groups_are_scored_as_corpora_of_their_own(predictor: Predictor, tmp_pat
 
 
 def test_a_sample_without_a_group_is_reported_before_the_work(
-    predictor: Predictor, tmp_path: Path
+    predictor: TorchPredictor, tmp_path: Path
 ) -> None:
     data = nocaps(tmp_path, ["in", ""])
     config = TaskConfig(task="captioning", data=data, groups="domain")
@@ -216,7 +222,7 @@ def test_a_sample_without_a_group_is_reported_before_the_work(
 
 
 def test_meteor_is_scored_where_it_is_asked_for(
-    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    predictor: TorchPredictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("coca.tasks.captioning.meteor", lambda generated, references: 0.25)
     result = solve(predictor, tmp_path, meteor=True)

@@ -9,7 +9,7 @@ import pytest
 
 from coca.core.errors import DataError
 from coca.data.sample import Sample
-from coca.inference.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor
 from coca.tasks import TASKS, TaskConfig
 from coca.tasks.baselines import strongest_baseline
 from tiny_data import image_bytes
@@ -33,7 +33,7 @@ def samples(count: int = 12) -> list[Sample]:
 
 
 def test_success_equals_a_search_by_hand(
-    plugin: Any, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plugin: Any, predictor: TorchPredictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = samples()
     answers = {f"thing {row}": [f"s{row:02d}", f"s{(row + 5) % 12:02d}"] for row in range(0, 12, 2)}
@@ -78,7 +78,7 @@ def test_keywords_that_a_few_images_share_are_queries(plugin: Any) -> None:
     assert found == {f"pair {n}": [2 * n, 2 * n + 1] for n in range(20)}
 
 
-def test_nothing_to_find_is_refused(plugin: Any, predictor: Predictor, tmp_path: Path) -> None:
+def test_nothing_to_find_is_refused(plugin: Any, predictor: TorchPredictor, tmp_path: Path) -> None:
     config = TaskConfig(task="keyword_queries", data=write_folder(tmp_path / "data", samples(2)))
     with pytest.raises(DataError, match="no query names a drawing"):
         plugin.keyword_queries(predictor, config)

@@ -10,9 +10,9 @@ from coca.core.errors import ConfigError, DataError
 from coca.data.sources.factory import open_source
 from coca.data.sources.source import SourceConfig
 from coca.data.sources.table_source import ManifestConfig
-from coca.inference.predictor import Predictor
 from coca.metrics.intervals import cluster_interval
 from coca.model.coca_config import HeadConfig
+from coca.predict.torch_predictor import TorchPredictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.task import check_task
 from tiny_datasets import write_nlvr, write_nlvr2, write_questions, write_snli_ve
@@ -22,13 +22,13 @@ VERDICTS = ("entailment", "neutral", "contradiction")
 TRUTH = ("false", "true")
 
 
-def run(task: str, predictor: Predictor, data: SourceConfig) -> TaskResult:
+def run(task: str, predictor: TorchPredictor, data: SourceConfig) -> TaskResult:
     config = TaskConfig(task=task, data=data)
     check_task(predictor, config)
     return TASKS.get(task)(predictor, config)
 
 
-def judged(predictor: Predictor, data: SourceConfig) -> list[bool]:
+def judged(predictor: TorchPredictor, data: SourceConfig) -> list[bool]:
     """Which samples are judged rightly, by way of the public answer."""
     source = open_source(data)
     samples = [source.read(row) for row in range(len(source))]

@@ -10,7 +10,7 @@ import torch
 from coca.core.errors import DataError
 from coca.data.sample import Sample
 from coca.data.sources.annotated import SplitAnnotationsConfig
-from coca.inference.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.task import check_task
 from tiny_data import CAPTIONS, image_bytes
@@ -31,12 +31,12 @@ SAMPLES = [
 ]
 
 
-def solve(predictor: Predictor, root: Path, **settings: Any) -> TaskResult:
+def solve(predictor: TorchPredictor, root: Path, **settings: Any) -> TaskResult:
     config = TaskConfig(task="retrieval", data=write_folder(root, SAMPLES))
     return RETRIEVAL(predictor, config.replace(**settings))
 
 
-def by_hand(predictor: Predictor, samples: list[Sample]) -> dict[str, float]:
+def by_hand(predictor: TorchPredictor, samples: list[Sample]) -> dict[str, float]:
     """Sorts every list of results and finds the rank of the own result, one query at a time."""
     images = {it.key: predictor.embed_images(it.image)[0] for it in samples}
     pairs = [(text, it.key) for it in samples for text in it.captions]
@@ -57,7 +57,9 @@ def by_hand(predictor: Predictor, samples: list[Sample]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("captions", ["all", "first"])
-def test_scores_equal_a_search_by_hand(predictor: Predictor, tmp_path: Path, captions: str) -> None:
+def test_scores_equal_a_search_by_hand(
+    predictor: TorchPredictor, tmp_path: Path, captions: str
+) -> None:
     kept = None if captions == "all" else 1
     samples = [dataclasses.replace(it, captions=it.captions[:kept]) for it in SAMPLES]
     result = solve(predictor, tmp_path, captions=captions)
@@ -67,7 +69,7 @@ def test_scores_equal_a_search_by_hand(predictor: Predictor, tmp_path: Path, cap
     assert result.samples == 13
 
 
-def test_chance_is_what_a_blind_guess_finds(predictor: Predictor, tmp_path: Path) -> None:
+def test_chance_is_what_a_blind_guess_finds(predictor: TorchPredictor, tmp_path: Path) -> None:
     metrics = solve(predictor, tmp_path).metrics
     assert metrics["chance_text_to_image_recall@5"] == pytest.approx(5 / 13)
     # Of 25 captions, four images have three, four two and five one.
@@ -78,14 +80,16 @@ def test_chance_is_what_a_blind_guess_finds(predictor: Predictor, tmp_path: Path
     assert max(metrics[name] for name in metrics if "chance" in name) <= 1
 
 
-def test_a_report_gets_examples_that_json_can_hold(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_report_gets_examples_that_json_can_hold(
+    predictor: TorchPredictor, tmp_path: Path
+) -> None:
     examples = json.loads(json.dumps(solve(predictor, tmp_path).details))["examples"]
     for example in examples:
         first = example["found"][0].removeprefix("s") == example["text"].split()[0].zfill(2)
         assert (example["rank"] == 1) == first
 
 
-def test_an_image_without_a_caption_is_an_error(predictor: Predictor, tmp_path: Path) -> None:
+def test_an_image_without_a_caption_is_an_error(predictor: TorchPredictor, tmp_path: Path) -> None:
     data = write_folder(tmp_path, [*SAMPLES, Sample("silent", image_bytes(99))])
     with pytest.raises(
         DataError, match=r"1 samples of .* have no caption \(such as silent\)"
@@ -96,7 +100,7 @@ def test_an_image_without_a_caption_is_an_error(predictor: Predictor, tmp_path: 
 
 @pytest.mark.parametrize("k", [5, len(SAMPLES) * 3])
 def test_reranking_scores_the_best_few_of_each_text_and_of_each_image(
-    predictor: Predictor, tmp_path: Path, k: int
+    predictor: TorchPredictor, tmp_path: Path, k: int
 ) -> None:
     metrics = solve(predictor, tmp_path, rerank=k).metrics
     images = [sample.image for sample in SAMPLES]
@@ -118,7 +122,7 @@ def test_reranking_scores_the_best_few_of_each_text_and_of_each_image(
     assert metrics["text_to_image_recall@1"] == pytest.approx(np.mean(right))
 
 
-def test_scores_are_those_of_clip_benchmark(predictor: Predictor, tmp_path: Path) -> None:
+def test_scores_are_those_of_clip_benchmark(predictor: TorchPredictor, tmp_path: Path) -> None:
     peer = pytest.importorskip(
         "clip_benchmark.metrics.zeroshot_retrieval",
         reason="the oracle, clip-benchmark, is not installed",
@@ -157,7 +161,7 @@ def test_scores_are_those_of_clip_benchmark(predictor: Predictor, tmp_path: Path
 
 
 def test_a_report_gets_queries_with_the_right_hits_marked(
-    predictor: Predictor, tmp_path: Path
+    predictor: TorchPredictor, tmp_path: Path
 ) -> None:
     shown = solve(predictor, tmp_path).report_samples
     by_text = [row for row in shown.rows if row.lead is None]
@@ -173,7 +177,7 @@ def test_a_report_gets_queries_with_the_right_hits_marked(
 
 
 def test_images_without_captions_are_reported_before_any_is_read(
-    predictor: Predictor, tmp_path: Path
+    predictor: TorchPredictor, tmp_path: Path
 ) -> None:
     (tmp_path / "gone.json").write_text(
         '{"images": [{"filename": "a.jpg", "split": "test", "sentences": []}]}'

@@ -9,12 +9,12 @@ import torch
 from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
-from coca.inference.predictor import Predictor
 from coca.metrics.answers import vqa_accuracy
 from coca.metrics.intervals import grouped_interval
 from coca.model.coca_config import HeadConfig
+from coca.model.generation.generation_config import GenerationConfig
 from coca.model.heads import head_of
-from coca.runtime.generation_config import GenerationConfig
+from coca.predict.torch_predictor import TorchPredictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.task import check_task
 from tiny_datasets import ANSWERS, lines, write_questions, write_vqa
@@ -24,16 +24,16 @@ GREEDY = GenerationConfig(num_beams=1, max_new_tokens=4)
 
 
 @pytest.fixture(scope="module")
-def predictor() -> Predictor:
+def predictor() -> TorchPredictor:
     return answering(text_head(ANSWERS))
 
 
-def run(predictor: Predictor, config: TaskConfig) -> TaskResult:
+def run(predictor: TorchPredictor, config: TaskConfig) -> TaskResult:
     check_task(predictor, config)
     return TASKS.get("vqa")(predictor, config)
 
 
-def undecide(predictor: Predictor, samples: Sequence[Sample]) -> None:
+def undecide(predictor: TorchPredictor, samples: Sequence[Sample]) -> None:
     """Make each answer as likely as any other on average, so that not one is given always."""
     logits = predictor.head_logits([it.image for it in samples], [it.text for it in samples])
     with torch.no_grad():
@@ -41,7 +41,7 @@ def undecide(predictor: Predictor, samples: Sequence[Sample]) -> None:
 
 
 def test_the_score_is_the_official_score_of_the_answers_of_the_head(
-    predictor: Predictor, tmp_path: Path
+    predictor: TorchPredictor, tmp_path: Path
 ) -> None:
     data = write_vqa(tmp_path)
     source = open_source(data)
@@ -66,7 +66,7 @@ def test_the_score_is_the_official_score_of_the_answers_of_the_head(
 
 
 def test_baselines_come_from_the_questions_of_the_reference(
-    predictor: Predictor, tmp_path: Path
+    predictor: TorchPredictor, tmp_path: Path
 ) -> None:
     data = write_vqa(tmp_path / "val")
     known = write_questions(tmp_path / "train")
@@ -89,7 +89,7 @@ def test_an_answer_that_is_not_in_the_list_cannot_be_reached(tmp_path: Path) -> 
 
 
 def test_a_generated_answer_is_the_completion_of_the_question(
-    predictor: Predictor, tmp_path: Path
+    predictor: TorchPredictor, tmp_path: Path
 ) -> None:
     data = write_questions(tmp_path).replace(templates=("q: {}",))
     source = open_source(data)
@@ -102,7 +102,7 @@ def test_a_generated_answer_is_the_completion_of_the_question(
     assert {"reachable", "chance_accuracy"}.isdisjoint(result.metrics)
 
 
-def always(answer: str) -> Predictor:
+def always(answer: str) -> TorchPredictor:
     """A model that gives one answer to every question."""
     predictor = answering(text_head(ANSWERS))
     with torch.no_grad():
@@ -117,7 +117,7 @@ def test_one_person_s_answer_counts_in_full(tmp_path: Path) -> None:
 
 
 def test_a_question_without_its_image_is_left_out_and_named(
-    predictor: Predictor, tmp_path: Path
+    predictor: TorchPredictor, tmp_path: Path
 ) -> None:
     data = write_vqa(tmp_path)
     (tmp_path / "val2014" / f"COCO_val2014_{1:012d}.jpg").unlink()
@@ -149,7 +149,9 @@ def test_a_head_that_does_not_fit_is_reported_before_any_work(
         check_task(answering(head), TaskConfig(task="vqa", data=write_vqa(tmp_path)))
 
 
-def test_questions_without_answers_cannot_be_scored(predictor: Predictor, tmp_path: Path) -> None:
+def test_questions_without_answers_cannot_be_scored(
+    predictor: TorchPredictor, tmp_path: Path
+) -> None:
     data = write_vqa(tmp_path)
     secret = data.replace(path=data.paths[0])
     with pytest.raises(DataError, match=r"8 questions .* have no answer"):
@@ -159,7 +161,7 @@ def test_questions_without_answers_cannot_be_scored(predictor: Predictor, tmp_pa
 
 
 def test_samples_of_which_nothing_is_asked_are_reported(
-    predictor: Predictor, tmp_path: Path
+    predictor: TorchPredictor, tmp_path: Path
 ) -> None:
     data = write_vqa(tmp_path)
     path = Path(data.paths[0])

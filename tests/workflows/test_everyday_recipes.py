@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from coca.core.config.frozen_config import load_config
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
-from coca.inference.loading import load
 from coca.model.encoders.efficientnet import EfficientNetLite
+from coca.predict.torch_loading import load_coca
 from coca.train.tracker import read_metrics
 from coca.workflows.evaluation.evaluate import SuiteConfig
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
@@ -98,7 +98,7 @@ def test_the_recipe_trains_all_but_the_first_stages_of_the_encoder(root: Path) -
     assert any(row["classifier"] > 0 for row in rows)
     assert "sentences" in rows[-1]
     start, prefix = load_file(root / "encoder.safetensors"), "image_encoder.backbone."
-    trained = load(result.model).model.state_dict()
+    trained = load_coca(result.model).model.state_dict()
     changed = {name for name in start if not torch.equal(start[name], trained[prefix + name])}
     assert {name.rpartition(".")[0].split(".")[0] for name in changed} == {"blocks", "conv_head"}
     assert {name.split(".")[1] for name in changed if name.startswith("blocks")} == {"5", "6"}
@@ -119,7 +119,7 @@ def test_the_default_model_adapts_to_a_folder_of_captioned_photos(tmp_path: Path
     )
     result = pretrain(load_config(PretrainConfig, ADAPT, overrides=changes))
     assert result.step == 2
-    before, after = (load(it).model.state_dict() for it in ("everyday", result.model))
+    before, after = (load_coca(it).model.state_dict() for it in ("everyday", result.model))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
     assert not [name for name in changed if name.startswith("image_encoder.backbone.")]

@@ -9,7 +9,7 @@ import pytest
 
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
-from coca.inference.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor
 from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.sources import AnySource, FileSource
 from coca.search.stores import open_collection
@@ -62,7 +62,7 @@ def claims(uri: str) -> dict[str, tuple[str, str]]:
 
 
 @pytest.fixture
-def before(data: Path, uri: str, model: Predictor) -> dict[str, tuple[str, str]]:
+def before(data: Path, uri: str, model: TorchPredictor) -> dict[str, tuple[str, str]]:
     """What a collection of all of it holds."""
     index_images(sources(data), model, uri=uri, captions=False)
     held = claims(uri)
@@ -70,7 +70,7 @@ def before(data: Path, uri: str, model: Predictor) -> dict[str, tuple[str, str]]
     return held
 
 
-def watched(folders: Sequence[Path], uri: str, model: Predictor) -> Iterator[IndexResult]:
+def watched(folders: Sequence[Path], uri: str, model: TorchPredictor) -> Iterator[IndexResult]:
     def fill(sources: Sequence[AnySource]) -> IndexResult:
         return index_sources(sources, model, uri=uri, captions=False, prune=True)
 
@@ -79,7 +79,7 @@ def watched(folders: Sequence[Path], uri: str, model: Predictor) -> Iterator[Ind
 
 
 def test_archives_and_tables_in_a_folder_keep_their_records_until_they_are_gone(
-    data: Path, uri: str, model: Predictor, before: dict[str, tuple[str, str]]
+    data: Path, uri: str, model: TorchPredictor, before: dict[str, tuple[str, str]]
 ) -> None:
     for prune in (False, True):
         again = index_images([data], model, uri=uri, captions=False, prune=prune)
@@ -121,7 +121,7 @@ def test_a_pattern_of_tars_loses_nothing_in_folders_below_nor_in_folders_called_
 
 
 def test_keys_that_look_like_moments_of_a_video_are_no_moments(
-    tmp_path: Path, uri: str, model: Predictor
+    tmp_path: Path, uri: str, model: TorchPredictor
 ) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     with ShardWriter(tmp_path / "shards") as writer:
@@ -145,7 +145,7 @@ def test_keys_that_look_like_moments_of_a_video_are_no_moments(
 
 
 def test_a_folder_that_vanishes_while_it_is_followed_may_be_a_drive(
-    tmp_path: Path, uri: str, model: Predictor, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, uri: str, model: TorchPredictor, caplog: pytest.LogCaptureFixture
 ) -> None:
     drive, home = tmp_path / "drive", tmp_path / "home"
     for n, folder in enumerate((drive, home)):

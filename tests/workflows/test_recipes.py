@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from coca.core.config.frozen_config import load_config
-from coca.inference.loading import load
 from coca.model.coca import CoCa
 from coca.model.pretrained import count_parameters
+from coca.predict.torch_loading import load_coca
 from coca.train.tracker import read_metrics
 from coca.workflows.training.pretrain import PretrainConfig
 from tiny import transformer
@@ -77,13 +77,13 @@ def test_both_stages_run_as_they_are(tmp_path: Path) -> None:
         losses = [row["loss"] for row in read_metrics(result.run)]
         assert len(losses) == result.step == 2
         assert all(math.isfinite(loss) for loss in losses)
-        predictor = load(result.model, device="cpu")
+        predictor = load_coca(result.model, device="cpu")
         assert predictor.processor.image_config.image_size == side
         assert isinstance(predictor.model, CoCa)
         assert len(transformer(predictor.model).positions) == (side // 18) ** 2
     # Both losses of a batch of four, before anything is learned: two times log 4 for matching,
     # and two times the logarithm of the vocabulary for words.
-    words = load(first.model, device="cpu").processor.tokenizer.vocab_size
+    words = load_coca(first.model, device="cpu").processor.tokenizer.vocab_size
     start = read_metrics(first.run)[0]["loss"]
     assert start == pytest.approx(2 * math.log(4) + 2 * math.log(words), rel=0.3)
 

@@ -10,7 +10,7 @@ import pytest
 from coca.core.errors import DataError
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
-from coca.inference.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor
 from coca.search.stores import open_collection
 from coca.workflows.collections.image_sources import UnreadableFile, open_sources, resolve_uris
 from coca.workflows.collections.index import index_images
@@ -38,7 +38,7 @@ def damage(path: Path) -> None:
 
 @pytest.mark.timeout(120)
 def test_a_damaged_tar_and_zip_are_reported_keep_their_records_and_stop_nothing(
-    data: Path, tmp_path: Path, model: Predictor
+    data: Path, tmp_path: Path, model: TorchPredictor
 ) -> None:
     uri, pack = str(tmp_path / "pictures.db"), tmp_path / "pack.zip"
     (data / "old.tar").mkdir()

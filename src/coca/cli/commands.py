@@ -33,8 +33,7 @@ PANELS: Mapping[str, Mapping[str, str]] = {
         "models.classify:classify": "Classify images: zero-shot among any labels, or by the head "
         "of a fine-tuned model.",
         "models.answer:answer": "Answer a question about each image, or judge a statement.",
-        "models.export:export": "Export a model as a folder to share, or as ONNX for "
-        "`coca.runtime`.",
+        "models.export:export": "Export a model as a folder to share, or as ONNX for ONNX Runtime.",
     },
     "Search": {
         "collections.index:index": "Index images: embed new and changed images, and upsert them "

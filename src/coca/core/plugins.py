@@ -44,7 +44,7 @@ class Plugin:
     class `coca.server.routes.tenants.KeyedRoute`."""
     models: Mapping[str, str] = field(default_factory=dict)
     """Models by the prefix of their name, such as `st` for `st:NAME`: a
-    `coca.inference.model_kinds.ModelKind`."""
+    `coca.predict.model_kinds.ModelKind`."""
     exporters: Mapping[str, str] = field(default_factory=dict)
     """Formats of `coca export`: a `coca.release.export.Exporter`."""
     trackers: Mapping[str, str] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Plugin:
     augmentations: Mapping[str, str] = field(default_factory=dict)
     """Steps of `data.augment.extra`: (pixels, generator) -> pixels."""
     decoders: Mapping[str, str] = field(default_factory=dict)
-    """Files that are not images, by their suffix: a `coca.runtime.image_file.FileDecoder`."""
+    """Files that are not images, by their suffix: a `coca.processing.image_file.FileDecoder`."""
     tokenizers: Mapping[str, str] = field(default_factory=dict)
     """Tokenizers: (texts, vocabulary size, lower case) -> tokenizer of the package `tokenizers`."""
 

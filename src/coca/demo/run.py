@@ -15,8 +15,8 @@ from zipfile import ZipFile
 from coca.core.errors import DataError
 from coca.core.files.atomic import atomic_folder, write_atomic
 from coca.core.progress import ProgressMaker, silent
-from coca.inference.loading import load
-from coca.inference.predictor import Predictor
+from coca.predict.torch_loading import load_coca
+from coca.predict.torch_predictor import TorchPredictor
 from coca.search.ingest.sources import FileSource
 from coca.search.query.engine import SearchEngine
 from coca.search.records import Hit
@@ -181,7 +181,7 @@ def demo(
     """
     folder = Path(folder)
     # Loaded first, so that a missing model fails before anything is written.
-    predictor = load(model)
+    predictor = load_coca(model)
     source = folder / "photos" if images is None else Path(images).expanduser()
     queries = PHOTO_QUERIES if images is None else ALBUM_QUERIES
     if images is None:
@@ -267,7 +267,7 @@ def _examples(hits: Sequence[Hit]) -> tuple[Example, ...]:
     )
 
 
-def _forget_other_model(uri: str, collection: str, predictor: Predictor) -> None:
+def _forget_other_model(uri: str, collection: str, predictor: TorchPredictor) -> None:
     """Drop the collection of an earlier demo that was filled by another model."""
     info = infos_at(uri).get(collection)
     if info is not None and info.fingerprint != predictor.fingerprint:

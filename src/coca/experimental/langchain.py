@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import Field, PrivateAttr
 
 from coca.core.extras import extra_imports
-from coca.runtime.base_predictor import BasePredictor
-from coca.runtime.inputs import ImageInput
+from coca.predict.predictor import Predictor
+from coca.processing.image_file import ImageInput
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import embed_queries
 from coca.search.records import ALBUM, HEIGHT, PATH, TAGS, TIME, WIDTH, Hit
@@ -27,7 +27,7 @@ with extra_imports("langchain_core", extra="langchain"):
 class CoCaEmbeddings(Embeddings):
     """Embeddings of texts and images in one space, as vectors of length 1."""
 
-    def __init__(self, model: BasePredictor) -> None:
+    def __init__(self, model: Predictor) -> None:
         """Embed with a model of `coca.load`."""
         self.model = model
 
@@ -73,7 +73,7 @@ class CoCaRetriever(BaseRetriever):
         uri: str,
         *,
         collection: str | None = None,
-        model: BasePredictor | None = None,
+        model: Predictor | None = None,
         token: str = "",
         k: int = 4,
         **options: Any,

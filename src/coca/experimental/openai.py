@@ -21,7 +21,7 @@ from jaxtyping import Float, Float32
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from coca.core.errors import ConfigError
-from coca.runtime.short_vectors import shortened
+from coca.predict.short_vectors import shortened
 from coca.server.bodies import MAX_TEXT, Body, DataUri, exactly_one
 from coca.server.errors import ServiceError
 from coca.server.images.data_uris import read_data_uri

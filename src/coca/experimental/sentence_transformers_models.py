@@ -18,15 +18,15 @@ from jaxtyping import Float32, UInt8
 from coca.core.errors import ModelError
 from coca.core.extras import require
 from coca.core.files.atomic import read_model_json
-from coca.inference.image_text_predictor import (
+from coca.model.pretrained import MODULES_FILE
+from coca.predict.image_text_predictor import (
     ImageTextPredictor,
     Placement,
     as_pillow,
     library_errors,
 )
-from coca.inference.model_kinds import ModelKind
-from coca.model.pretrained import MODULES_FILE
-from coca.runtime.preprocess import unresized
+from coca.predict.model_kinds import ModelKind
+from coca.processing.preprocess import unresized
 
 SCALE = 20.0
 """Factor from cosine to logit of a model without a temperature: that of the library's own loss,

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from coca.core.errors import DataError
 from coca.core.extras import extra_imports
-from coca.inference.loading import load
-from coca.inference.predictor import Predictor
 from coca.model.openclip.openclip import AnyCoCa
 from coca.model.pretrained import save_model
+from coca.predict.torch_loading import load_coca
+from coca.predict.torch_predictor import TorchPredictor
 from coca.processing.processor import Processor
 from coca.release.export import add_auto_map
 
@@ -122,11 +122,11 @@ class CoCaModule(InputModule):
     @classmethod
     def of(cls, model: str | Path) -> "CoCaModule":
         """Load a CoCa by any name that `coca.load` accepts, for inference and training."""
-        loaded = load(model, device="cpu", prepack=False)
+        loaded = load_coca(model, device="cpu", prepack=False)
         return cls(loaded.model, loaded.processor)
 
 
-def sentence_transformer(model: Predictor | str | Path, *, device: str | None = None) -> Any:
+def sentence_transformer(model: TorchPredictor | str | Path, *, device: str | None = None) -> Any:
     """Create a `SentenceTransformer` from a CoCa, by any name that `coca.load` accepts.
 
     Unlike `SentenceTransformer(folder)`, this needs no `trust_remote_code`: the class of the module

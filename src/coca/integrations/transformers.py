@@ -32,17 +32,18 @@ from coca.core.errors import ConfigError
 from coca.data.batch import Batch
 from coca.model.coca import CoCaOutput as Outputs
 from coca.model.generation.generate import generate
+from coca.model.generation.generation_config import GenerationConfig as CoCaGenerationConfig
+from coca.model.generation.generation_config import GenerationOptions
 from coca.model.generation.sampling import image_numbers
 from coca.model.losses.contrastive_loss import clamp_temperature_
 from coca.model.pretrained import FORMAT_VERSION, build, build_on_meta, parse_config, write_modules
+from coca.predict.inputs import as_images, as_texts
+from coca.processing.caption_words import CAPTION_WORDS_FILE
+from coca.processing.class_words import CLASS_WORDS_FILE
+from coca.processing.image_file import ImageInput
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE, Processor
 from coca.processing.tokenizer import PAD_ID
 from coca.release.export import map_model, map_processor
-from coca.runtime.caption_words import CAPTION_WORDS_FILE
-from coca.runtime.class_words import CLASS_WORDS_FILE
-from coca.runtime.generation_config import GenerationConfig as CoCaGenerationConfig
-from coca.runtime.generation_config import GenerationOptions
-from coca.runtime.inputs import ImageInput, as_images, as_texts
 from coca.train.losses import LossConfig
 from coca.train.objective import CoCaObjective
 
@@ -207,7 +208,7 @@ class CoCaModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             pixel_values: Images of the processor.
             processor: Processor of the model, for captions with only the words of its list. None:
                 any tokens.
-            **options: Fields of `coca.runtime.generation_config.GenerationConfig`;
+            **options: Fields of `coca.model.generation.generation_config.GenerationConfig`;
                 default: beam search.
 
         Raises:
@@ -223,7 +224,8 @@ class CoCaModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         own = None if processor is None else processor.processor
         pixels, likely = pixel_values.to(self.dtype), None
         if own is not None and own.names_classes:
-            _, tokens, likely = self.coca.encode_image_and_tokens(pixels)
+            encoded = self.coca.encode(pixels)
+            tokens, likely = self.coca.pool_tokens(encoded), encoded.probabilities
         else:
             tokens = self.coca.image_tokens(pixels)
         found = generate(

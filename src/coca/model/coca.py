@@ -15,7 +15,7 @@ of a batch are packed (`coca.model.layers.packing`), so little is computed for p
 
 Dimensions: B batch, T text tokens, M rows of packed captions, F images of a series, P tokens of the
 image encoder, Q queries, S tokens attended to, D width, C image width, E shared embedding, W states
-with a label, V vocabulary, K classes.
+with a label, V vocabulary.
 """
 
 import math
@@ -29,9 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
-from coca.model.class_branch import ClassBranch, ClassTokens, encode_with_classes
 from coca.model.coca_config import CoCaConfig, TextDecoderConfig
-from coca.model.encoders.backbone import BackboneConfig
 from coca.model.encoders.encoder import IMAGE_ENCODERS, Encoded, ImageEncoder
 from coca.model.layers.kv_cache import AttentionState
 from coca.model.layers.latent_attention import to_autocast_dtype
@@ -244,18 +242,14 @@ class CoCa(nn.Module):
         embed_dim = None if image.keeps_embeddings else config.embed_dim
         self.image_projection = _projection(image.width, embed_dim)
         self.text_projection = _projection(text.width, embed_dim)
-        # Not of the paper: classes that the image encoder's own classifier finds.
-        self.class_branch = self.class_tokens = None
-        if isinstance(image, BackboneConfig) and image.class_branch:
-            self.class_branch = ClassBranch(image.classes, config.embed_dim)
-        if isinstance(image, BackboneConfig) and image.class_tokens:
-            self.class_tokens = ClassTokens(
-                image.classes, image.class_tokens, image_width=image.width, text_width=text.width
-            )
+        self.add_modules()
         self.log_scale = nn.Parameter(torch.empty(()))
         self.logit_bias = None if config.initial_bias is None else nn.Parameter(torch.empty(()))
         self.head: nn.Module | None = None
         self.init_weights()
+
+    def add_modules(self) -> None:
+        """Add modules of a subclass, before all weights are initialized."""
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -280,8 +274,6 @@ class CoCa(nn.Module):
             if isinstance(pooler, AttentionalPooler):
                 # Large enough that queries attend to different tokens from the start.
                 nn.init.normal_(pooler.queries)
-        if self.class_branch is not None:
-            self.class_branch.init_weights()
         self.log_scale.fill_(-math.log(self.config.initial_temperature))
         if self.logit_bias is not None and self.config.initial_bias is not None:
             self.logit_bias.fill_(self.config.initial_bias)
@@ -299,9 +291,7 @@ class CoCa(nn.Module):
             tokens: Captions. On the host, nothing waits for an accelerator.
         """
         encoded = self.encode(images)
-        queries = self.captioning_pooler(encoded.tokens)
-        image_embedding = self.pool_embedding(encoded, queries)
-        image_tokens = self.pool_tokens(encoded, queries)
+        image_embedding, image_tokens = self.pool(encoded)
 
         packing, device = self.unimodal_decoder.pack(tokens), image_tokens.device
         placed, packed = to_device(tokens, device), packing.to(device)
@@ -313,59 +303,46 @@ class CoCa(nn.Module):
         return CoCaOutput(encoded.tokens, image_embedding, text_embedding, decoded)
 
     def loss(
-        self, images: Float[Tensor, "B RGB height width"], tokens: Int[Tensor, "B T"]
+        self,
+        images: Float[Tensor, "B *F RGB height width"] | Float[Tensor, "B P F"],
+        tokens: Int[Tensor, "B T"],
     ) -> Float[Tensor, ""]:
         """Compute the loss of the paper in nats: contrastive + 2 x captioning (eq. 4).
 
+        Arguments as of `forward`. A part that the model does not compute is left out.
         `coca.train.objective` weights both, and adds the losses of heads and plug-ins.
         """
-        output = self(images, tokens)
-        states, targets = output.decoded.labelled()
-        contrastive, _ = contrastive_loss(
-            output.image_embedding, output.text_embedding, self.logit_scale
-        )
-        return contrastive + 2 * captioning_loss(states, targets, self.vocabulary_weight)
+        output: CoCaOutput = self(images, tokens)
+        loss = self.log_scale.new_zeros(())
+        if output.decoded is not None:
+            states, targets = output.decoded.labelled()
+            loss = loss + 2 * captioning_loss(states, targets, self.vocabulary_weight)
+        if output.image_embedding is not None and output.text_embedding is not None:
+            pairs = output.image_embedding, output.text_embedding
+            loss = loss + contrastive_loss(*pairs, self.logit_scale)[0]
+        return loss
 
     def encode(
         self, images: Float[Tensor, "B *F RGB height width"] | Float[Tensor, "B P F"]
     ) -> Encoded:
-        """Encode images to tokens; also to class probabilities, if the model reads them."""
-        if self.class_branch is None and self.class_tokens is None:
-            return Encoded(self.image_encoder(images))
-        return encode_with_classes(self.image_encoder, images)
+        """Encode images, or series of F images, to tokens."""
+        return Encoded(self.image_encoder(images))
 
-    def pool_tokens(
-        self, encoded: Encoded, queries: Float[Tensor, "B Q C"] | None = None
-    ) -> Float[Tensor, "B S C"]:
-        """Pool encoded images to the tokens that the decoder reads.
+    def pool(self, encoded: Encoded) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B S C"]]:
+        """Compute `pool_embedding` and `pool_tokens` together."""
+        queries = self.captioning_pooler(encoded.tokens)
+        cascades = self.config.pooler.kind == "cascade"
+        return self._embedding(queries if cascades else encoded.tokens), queries
 
-        `queries` is the output of the captioning pooler, if it was computed before.
-        """
-        if queries is None:
-            queries = self.captioning_pooler(encoded.tokens)
-        if self.class_tokens is None:
-            return queries
-        assert encoded.probabilities is not None
-        likely = self.class_tokens(encoded.probabilities, self.unimodal_decoder.token_embedding)
-        return torch.cat([queries, likely.to(queries.dtype)], dim=1)
-
-    def pool_embedding(
-        self, encoded: Encoded, queries: Float[Tensor, "B Q C"] | None = None
-    ) -> Float[Tensor, "B E"]:
-        """Pool encoded images to unit-length embeddings; arguments as of `pool_tokens`."""
-        if self.contrastive_pooler is None:
-            raise ConfigError(
-                "the embeddings are those of the frozen encoder (image.embeddings is tower), "
-                "so this model has captions only"
-            )
-        pooled = encoded.tokens
+    def pool_embedding(self, encoded: Encoded) -> Float[Tensor, "B E"]:
+        """Pool encoded images to unit-length embeddings."""
         if self.config.pooler.kind == "cascade":
-            pooled = self.captioning_pooler(pooled) if queries is None else queries
-        embedding = unit(self.image_projection(self.contrastive_pooler(pooled)[:, 0]))
-        if self.class_branch is None:
-            return embedding
-        assert encoded.probabilities is not None
-        return unit(embedding + self.class_branch(encoded.probabilities))
+            return self._embedding(self.captioning_pooler(encoded.tokens))
+        return self._embedding(encoded.tokens)
+
+    def pool_tokens(self, encoded: Encoded) -> Float[Tensor, "B S C"]:
+        """Pool encoded images to the tokens that the decoder reads."""
+        return self.captioning_pooler(encoded.tokens)
 
     def encode_image(self, images: Float[Tensor, "B *F RGB height width"]) -> Float[Tensor, "B E"]:
         """Compute the unit-length embedding of each image, or of each series of F images.
@@ -379,18 +356,6 @@ class CoCa(nn.Module):
     ) -> Float[Tensor, "B S C"]:
         """Compute the decoder's image tokens of each image, or of each series of F images."""
         return self.pool_tokens(self.encode(images))
-
-    def encode_image_and_tokens(
-        self, images: Float[Tensor, "B *F RGB height width"]
-    ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B S C"], Float[Tensor, "B K"] | None]:
-        """Compute `encode_image`, `image_tokens` and the class probabilities in one pass.
-
-        The probabilities are those that the model reads, None without class branch and tokens.
-        """
-        encoded = self.encode(images)
-        queries = self.captioning_pooler(encoded.tokens)
-        embedding = self.pool_embedding(encoded, queries)
-        return embedding, self.pool_tokens(encoded, queries), encoded.probabilities
 
     def encode_text(
         self, tokens: Int[Tensor, "B T"], *, padded: bool = False
@@ -425,6 +390,15 @@ class CoCa(nn.Module):
     def logit_scale(self) -> Float[Tensor, ""]:
         """The factor on the cosine similarities of the contrastive loss: one over temperature."""
         return self.log_scale.exp()
+
+    def _embedding(self, tokens: Float[Tensor, "B S C"]) -> Float[Tensor, "B E"]:
+        """Pool tokens to unit-length embeddings."""
+        if self.contrastive_pooler is None:
+            raise ConfigError(
+                "the embeddings are those of the frozen encoder (image.embeddings is tower), "
+                "so this model has captions only"
+            )
+        return unit(self.image_projection(self.contrastive_pooler(tokens)[:, 0]))
 
     def _decode(
         self,

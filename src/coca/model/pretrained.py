@@ -19,15 +19,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from coca.core.config.execution import Precision
 from coca.core.config.frozen_config import from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
 from coca.core.files.atomic import read_json, read_model_json, write_atomic, write_json
+from coca.model.class_coca import ClassCoCa
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig
 from coca.model.heads import AttentivePoolingHead
 from coca.model.openclip.openclip import AnyCoCa, OpenCLIP
 from coca.model.openclip.openclip_config import OpenCLIPConfig
-from coca.runtime.execution import Precision
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,11 @@ def build(config: CoCaConfig) -> CoCa: ...
 def build(config: OpenCLIPConfig) -> OpenCLIP: ...
 def build(config: ModelConfig) -> AnyCoCa:
     """Build a model with its classification head, if it has one, with initialized weights."""
-    model = OpenCLIP(config) if isinstance(config, OpenCLIPConfig) else CoCa(config)
+    model: AnyCoCa
+    if isinstance(config, OpenCLIPConfig):
+        model = OpenCLIP(config)
+    else:
+        model = ClassCoCa(config) if ClassCoCa.fits(config) else CoCa(config)
     if config.head is not None:
         widths = {"image_width": config.image.width, "text_width": config.text.width}
         model.head = AttentivePoolingHead(config.head, **widths)

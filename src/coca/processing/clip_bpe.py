@@ -18,9 +18,9 @@ from tokenizers import Regex, decoders, models, pre_tokenizers
 from coca.core.errors import ModelError
 from coca.core.extras import require
 from coca.core.files.atomic import write_atomic
+from coca.processing.preprocess import clean_as_clip
 from coca.processing.tokenizer import TextTokenizer
-from coca.runtime.preprocess import clean_as_clip
-from coca.runtime.tokenizer_file import (
+from coca.processing.tokenizer_file import (
     CLIP_WORDS,
     build_tokenizer,
     decode_ids,

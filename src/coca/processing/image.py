@@ -28,10 +28,10 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from coca.core.config.frozen_config import Config
-from coca.runtime.image_file import (
+from coca.processing.image_file import (
     MAX_PIXELS,
     REDUCED_PIXELS,
-    ImageSource,
+    ImageInput,
     Stream,
     check_type,
     decoder_warnings_ignored,
@@ -43,13 +43,13 @@ from coca.runtime.image_file import (
     trim_border,
     upright_rgb,
 )
-from coca.runtime.preprocess import ImageSettings, resize_shortest
+from coca.processing.preprocess import ImageSettings, resize_shortest
 
 _FAST_DECODER = "torchvision.io"
 
 
 def decode(
-    source: ImageSource,
+    source: ImageInput,
     *,
     max_pixels: int = MAX_PIXELS,
     at_least: int | None = None,
@@ -188,7 +188,7 @@ class ImageTransform:
         self._mean = torch.tensor(config.mean).view(3, 1, 1) * 255
         self._scale = 1 / (torch.tensor(config.std).view(3, 1, 1) * 255)
 
-    def read(self, source: ImageSource) -> UInt8[Tensor, "3 H W"]:
+    def read(self, source: ImageInput) -> UInt8[Tensor, "3 H W"]:
         """Decode an image; at reduced resolution if the configuration allows it."""
         config = self.config
         at_least = config.image_size if config.reduced else None

@@ -14,14 +14,13 @@ from torch import Tensor
 from coca.core.config.frozen_config import Config, from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
 from coca.core.files.atomic import read_model_json, write_json
+from coca.processing.caption_words import CAPTION_WORDS_FILE, CaptionWords, WordChoice
 from coca.processing.clip_bpe import ClipTokenizer
 from coca.processing.image import ImageConfig, ImageTransform, expect_many
+from coca.processing.image_file import ImageInput, reading_threads
 from coca.processing.tokenizer import TextTokenizer, Tokenizer, check_context_length
-from coca.runtime.caption_words import CAPTION_WORDS_FILE, CaptionWords, WordChoice
-from coca.runtime.image_file import ImageSource
-from coca.runtime.inputs import reading_threads
-from coca.runtime.tokenizer_file import build_tokenizer, read_content, vocabulary_of
-from coca.runtime.word_constraint import WordConstraint
+from coca.processing.tokenizer_file import build_tokenizer, read_content, vocabulary_of
+from coca.processing.word_constraint import WordConstraint
 
 FORMAT_VERSION = 1
 """Increased when older releases could misread the files of this release."""
@@ -85,7 +84,7 @@ class Processor:
             caption_words=self.caption_words,
         )
 
-    def images(self, sources: Sequence[ImageSource]) -> Float[Tensor, "B 3 S S"]:
+    def images(self, sources: Sequence[ImageInput]) -> Float[Tensor, "B 3 S S"]:
         """Read, resize and normalize images to the model's input."""
         many, side = len(sources) >= _MANY, self.image_config.image_size
         if many:
@@ -103,7 +102,7 @@ class Processor:
         return self.image.normalize(squares)
 
     def image_batches(
-        self, batches: Iterable[Sequence[ImageSource]]
+        self, batches: Iterable[Sequence[ImageInput]]
     ) -> Iterator[Float[Tensor, "B 3 S S"]]:
         """Apply `images` to each batch, prefetching the next batch in a thread."""
         # One batch is enough: where reading is the bottleneck, it has all cores.

@@ -24,8 +24,8 @@ from torch import Tensor
 from coca.core.errors import ConfigError, DataError, ModelError
 from coca.core.files.atomic import write_atomic
 from coca.core.registry import Registry
-from coca.runtime import tokenizer_file
-from coca.runtime.inputs import whole
+from coca.processing import tokenizer_file
+from coca.processing.tokenizer_file import whole
 
 PAD_ID, BOS_ID, EOS_ID, CLS_ID = range(4)
 SPECIAL_TOKENS = ("[PAD]", "[BOS]", "[EOS]", "[CLS]")
@@ -234,7 +234,7 @@ class Tokenizer(TextTokenizer):
 TokenizerTrainer: TypeAlias = Callable[[Iterable[str], int, bool], tokenizers.Tokenizer]
 """(texts, largest number of ids, whether to convert to lower case) -> a tokenizer of the package
 `tokenizers` whose ids 0 to 3 are `SPECIAL_TOKENS`. Its parts must be of the types in
-`coca.runtime.tokenizer_file`, so that the model loads without the plugin."""
+`coca.processing.tokenizer_file`, so that the model loads without the plugin."""
 
 TOKENIZERS: Registry[TokenizerTrainer] = Registry("tokenizer", "tokenizers")
 

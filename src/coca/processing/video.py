@@ -42,7 +42,7 @@ from PIL import Image
 from coca.core.errors import ConfigError, DataError
 from coca.core.extras import require
 from coca.core.files.formats import IMAGE_SUFFIXES
-from coca.runtime.image_file import open_file
+from coca.processing.image_file import open_file
 
 if TYPE_CHECKING:
     from av.container import InputContainer

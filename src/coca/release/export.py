@@ -11,14 +11,15 @@ from coca.core.errors import ModelError, UnsupportedError
 from coca.core.files.atomic import atomic_folder, read_json, write_atomic, write_json
 from coca.core.progress import ProgressMaker
 from coca.core.registry import Registry
-from coca.inference.hub import Hub, HuggingFace
-from coca.inference.loading import fingerprint
-from coca.inference.model_kinds import FURTHER_FILES, MODEL_FILES, is_image_text
-from coca.inference.open_weights import model_folder
+from coca.model.class_coca import ClassCoCa
 from coca.model.coca_config import CoCaConfig, HeadConfig
 from coca.model.encoders.backbone import BackboneConfig
 from coca.model.openclip.openclip import AnyCoCa
 from coca.model.pretrained import CONFIG_FILE, build, load_model, save_model, write_modules
+from coca.predict.hub import Hub, HuggingFace
+from coca.predict.model_kinds import FURTHER_FILES, MODEL_FILES, is_image_text
+from coca.predict.open_weights import model_folder
+from coca.predict.torch_loading import fingerprint
 from coca.release.model_card import (
     CARD_FILE,
     UNKNOWN_LICENCE,
@@ -157,7 +158,7 @@ def export(
 
 def without_classifier(model: AnyCoCa) -> AnyCoCa:
     """Return the model without the classifier of its image encoder, unless it needs or lacks it."""
-    if not model.image_encoder.has_classifier or model.class_branch or model.class_tokens:
+    if not model.image_encoder.has_classifier or isinstance(model, ClassCoCa):
         return model
     config = model.config
     assert isinstance(config, CoCaConfig), "OpenCLIP's architecture has no such encoder"

@@ -12,11 +12,11 @@ from coca.core.config.frozen_config import Config
 from coca.core.errors import ModelError
 from coca.core.files.atomic import read_json
 from coca.core.provenance import commit_shown
-from coca.inference.loading import fingerprint
-from coca.inference.model_kinds import SOURCE_FILE
 from coca.model.coca_config import HeadConfig
 from coca.model.openclip.openclip_config import OpenCLIPConfig
 from coca.model.pretrained import WEIGHTS_FILE, ModelConfig, count_parameters, load_config_file
+from coca.predict.model_kinds import SOURCE_FILE
+from coca.predict.torch_loading import fingerprint
 from coca.processing.processor import Processor
 from coca.tasks.baselines import SCORE_COLUMNS, score_rows
 from coca.workflows.evaluation.report import table

@@ -1,7 +1,6 @@
 """Protocols of models: what a search needs, so that models of other libraries can be searched with.
 
-The predictors of torch (`coca.inference.predictor`) and of ONNX Runtime (`coca.runtime.predictor`)
-fulfil all; what both can do is in their base class, `coca.runtime.base_predictor`.
+The predictors of `coca.predict` fulfil all of them; their base class is `coca.predict.predictor`.
 
 Dimensions: N images or texts, M texts scored against N images, E embedding.
 """

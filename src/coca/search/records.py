@@ -241,7 +241,7 @@ class CollectionInfo:
     count: int
     embed_dim: int
     """Size of its vectors, which may be shorter than those of the model; see
-    `coca.runtime.short_vectors`."""
+    `coca.predict.short_vectors`."""
     fingerprint: str
     """Fingerprint of the model that computed the vectors."""
     model: str

@@ -15,10 +15,10 @@ from jaxtyping import Float, Float32
 
 from coca.core.cancellation import check_cancelled
 from coca.core.errors import DataError
-from coca.runtime.base_predictor import BasePredictor
-from coca.runtime.image_reading import ImageReading
-from coca.runtime.inputs import Caption, Prediction, predictions
-from coca.runtime.prompts import class_means, sentences_of
+from coca.predict.image_reading import ImageReading
+from coca.predict.inputs import Caption, Prediction, predictions
+from coca.predict.predictor import Predictor as BasePredictor
+from coca.predict.prompts import class_means, sentences_of
 from coca.server.errors import ServiceError
 from coca.server.images.data_uris import DecodedImage
 from coca.server.images.decoding.decoder import Decoder

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from coca.core.config.execution import DEFAULT, Execution
 from coca.core.errors import CocaError, ConfigError, DataError
 from coca.core.files.local_files import file_etag
-from coca.runtime.base_predictor import BasePredictor
-from coca.runtime.execution import DEFAULT, Execution
-from coca.runtime.text_reader import TextReader
+from coca.predict.loading import load
+from coca.predict.predictor import Predictor as BasePredictor
+from coca.processing.text_reader import TextReader
 from coca.search.filters import where
 from coca.search.query.engine import SearchEngine
 from coca.search.query.originals import read_original
@@ -37,7 +38,6 @@ from coca.server.settings import ServerSettings
 from coca.workflows.collections.collection_model import (
     fitted,
     lasting_name,
-    load_model,
     model_of,
 )
 from coca.workflows.collections.image_resolver import ImageResolver
@@ -244,4 +244,4 @@ def open_service(
 
 
 def _loaded(model: BasePredictor | str | Path, execution: Execution) -> BasePredictor:
-    return load_model(model, execution) if isinstance(model, str | Path) else model
+    return load(model, **vars(execution)) if isinstance(model, str | Path) else model

@@ -24,13 +24,13 @@ from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.text import humanize_label
-from coca.inference.predictor import require_coca
 from coca.metrics.intervals import interval_shown
 from coca.metrics.retrieval import first_relevant_rank
 from coca.model.encoders.encoder import IMAGE_ENCODERS, ImageEncoderConfig
 from coca.model.encoders.encoder_weights import EncoderWeightsConfig, load_encoder_weights
 from coca.model.layers.prepacked import prepack_weights
-from coca.runtime.base_predictor import BasePredictor
+from coca.predict.predictor import Predictor
+from coca.predict.torch_predictor import require_coca
 from coca.search.sqlite import postings
 from coca.search.words import query_terms
 
@@ -135,7 +135,7 @@ class ClassifierConfig(Config):
 class EncoderClassifier:
     """The classifier that an image encoder was pretrained with, as a baseline."""
 
-    def __init__(self, config: ClassifierConfig, predictor: BasePredictor) -> None:
+    def __init__(self, config: ClassifierConfig, predictor: Predictor) -> None:
         """Build the encoder and load its weights."""
         own = require_coca(predictor).processor
         self._encoder = IMAGE_ENCODERS.get(config.image.kind)(config.image).eval()

@@ -24,7 +24,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.metrics.caption_metrics import caption_scores, cider, words
 from coca.metrics.intervals import mean_interval
-from coca.runtime.base_predictor import BasePredictor
+from coca.predict.predictor import Predictor
 from coca.tasks.task import (
     PREFLIGHT,
     TASKS,
@@ -86,7 +86,7 @@ SHOWN = 5
 
 @TASKS.register("captioning")
 def captioning(
-    predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
+    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
     """Compute CIDEr, BLEU-1 to 4 and ROUGE-L against all captions of each image.
 
@@ -154,7 +154,7 @@ def nearest_others(vectors: Float[ndarray, "N E"]) -> list[int]:
 
 
 @PREFLIGHT.register("captioning")
-def check(predictor: BasePredictor, config: TaskConfig) -> None:
+def check(predictor: Predictor, config: TaskConfig) -> None:
     """Check that all images have captions and groups, and that METEOR can run."""
     if config.meteor:
         require_meteor()

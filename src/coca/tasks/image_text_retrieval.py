@@ -14,10 +14,10 @@ from numpy import ndarray
 
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
-from coca.inference.video import embed_clips, require_single_images
 from coca.metrics.intervals import cluster_interval, wilson_interval
 from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval_scores
-from coca.runtime.base_predictor import BasePredictor
+from coca.predict.predictor import Predictor
+from coca.predict.video import embed_clips, require_single_images
 from coca.tasks.baselines import EncoderClassifier, recalls
 from coca.tasks.reranking import rerank
 from coca.tasks.task import (
@@ -40,7 +40,7 @@ SHOWN, WORST, FOUND = 6, 3, 5
 
 @TASKS.register("retrieval")
 def retrieval(
-    predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
+    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
     """Compute recall@1, 5, 10 and median rank in both directions, with chance levels.
 
@@ -113,7 +113,7 @@ def retrieval(
 
 
 @PREFLIGHT.register("retrieval")
-def check(predictor: BasePredictor, config: TaskConfig) -> None:
+def check(predictor: Predictor, config: TaskConfig) -> None:
     """Check that all images have captions."""
     require_captions(read_all_metadata(config.data, limit=config.limit), config)
 

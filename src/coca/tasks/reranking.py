@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from coca.core.progress import ProgressMaker
-from coca.runtime.base_predictor import BasePredictor
+from coca.predict.predictor import Predictor
 
 
 def rerank(
     similarity: Float[ndarray, "M N"],
-    predictor: BasePredictor,
+    predictor: Predictor,
     images: Sequence[bytes],
     texts: Sequence[str],
     *,

@@ -24,10 +24,10 @@ from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
 from coca.data.sources.source import MetadataSource, Source, SourceConfig
 from coca.metrics.classification import confusion_matrix, per_class_accuracy
+from coca.model.generation.generation_config import GenerationConfig
+from coca.predict.predictor import Predictor
 from coca.processing.image import decode
-from coca.runtime.base_predictor import BasePredictor
-from coca.runtime.generation_config import GenerationConfig
-from coca.runtime.image_file import ImageSource
+from coca.processing.image_file import ImageInput
 from coca.tasks.baselines import ClassifierConfig
 
 # Samples for reports: examples with images, per-class accuracy, confusion matrix.
@@ -48,7 +48,7 @@ class Example:
 
     lines: tuple[str, ...]
     """Lines of text below the image."""
-    image: ImageSource | None = field(default=None, repr=False)
+    image: ImageInput | None = field(default=None, repr=False)
     """The image in any form that `decode` reads, or None. Tasks store a `thumbnail`."""
     correct: bool = False
     """Whether the model was correct; the report marks such examples."""
@@ -95,7 +95,7 @@ class ReportSamples:
     """Confusion matrix, for classification tasks."""
 
 
-def thumbnail(image: ImageSource, size_px: int = THUMBNAIL_PX) -> bytes:
+def thumbnail(image: ImageInput, size_px: int = THUMBNAIL_PX) -> bytes:
     """Encode an image as a WebP thumbnail of at most `size_px` x `size_px` pixels."""
     small = Image.fromarray(decode(image).permute(1, 2, 0).contiguous().numpy())
     small.thumbnail((size_px, size_px))
@@ -234,7 +234,7 @@ class Task(Protocol):
     """Evaluates a predictor on a downstream task."""
 
     def __call__(
-        self, predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
+        self, predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
     ) -> TaskResult:
         """Run the task."""
         ...
@@ -246,7 +246,7 @@ TASKS: Registry[Task] = Registry("task", "tasks")
 class Check(Protocol):
     """Preflight check of a task: finds errors before the evaluation starts."""
 
-    def __call__(self, predictor: BasePredictor, config: TaskConfig) -> None:
+    def __call__(self, predictor: Predictor, config: TaskConfig) -> None:
         """Check settings, classes and texts; no image is read."""
         ...
 
@@ -255,7 +255,7 @@ PREFLIGHT: Registry[Check] = Registry("check of a task")
 """Preflight checks by task name; optional, since `check_task` always checks the data."""
 
 
-def check_task(predictor: BasePredictor, config: TaskConfig) -> None:
+def check_task(predictor: Predictor, config: TaskConfig) -> None:
     """Check that a task can run: its name, its data and its preflight check."""
     TASKS.get(config.task)
     for data in (config.data, config.reference):

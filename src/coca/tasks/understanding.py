@@ -22,7 +22,6 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.text import templates_of
 from coca.data.sample import Sample
 from coca.data.sources.source import SourceConfig
-from coca.inference.predictor import require_coca
 from coca.metrics.answers import (
     LanguagePrior,
     answer_scores,
@@ -35,7 +34,8 @@ from coca.metrics.classification import per_class_accuracy, softmax
 from coca.metrics.intervals import grouped_interval
 from coca.model.coca_config import HeadConfig
 from coca.model.heads import head_of
-from coca.runtime.base_predictor import BasePredictor
+from coca.predict.predictor import Predictor
+from coca.predict.torch_predictor import require_coca
 from coca.tasks.baselines import class_guesses
 from coca.tasks.classification.recognition import class_indices
 from coca.tasks.task import (
@@ -93,7 +93,7 @@ class _Answered:
 
 @TASKS.register("vqa")
 def vqa(
-    predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
+    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
     """Compute VQA accuracy, overall and by answer type; exact match with a single annotator.
 
@@ -135,7 +135,7 @@ def vqa(
 
 
 @PREFLIGHT.register("vqa")
-def check_vqa(predictor: BasePredictor, config: TaskConfig) -> None:
+def check_vqa(predictor: Predictor, config: TaskConfig) -> None:
     """Check that the head reads questions, and that each question has an answer."""
     if config.answers == "head":
         head = head_of(require_coca(predictor).model).config
@@ -173,7 +173,7 @@ def language_prior_scores(config: TaskConfig, samples: Sequence[Sample]) -> dict
     return scores
 
 
-def _answers(predictor: BasePredictor, config: TaskConfig, samples: Sequence[Sample]) -> list[str]:
+def _answers(predictor: Predictor, config: TaskConfig, samples: Sequence[Sample]) -> list[str]:
     texts = text_inputs(samples, config.data)
     if config.answers == "head":
         logits = predictor.head_logits([sample.image for sample in samples], texts)
@@ -283,7 +283,7 @@ class _Judged:
 
 @TASKS.register("entailment")
 def entailment(
-    predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
+    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
     """Compute accuracy, overall and per class, with chance and majority-class accuracy."""
     judged = _judge(predictor, config, progress)
@@ -292,7 +292,7 @@ def entailment(
 
 @TASKS.register("nlvr2")
 def nlvr2(
-    predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
+    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
     """Compute accuracy and consistency: the fraction of sentences correct for all their images.
 
@@ -312,7 +312,7 @@ def nlvr2(
 
 @PREFLIGHT.register("entailment")
 @PREFLIGHT.register("nlvr2")
-def check_entailment(predictor: BasePredictor, config: TaskConfig) -> None:
+def check_entailment(predictor: Predictor, config: TaskConfig) -> None:
     """Check that the head reads text, and that all samples have a text and a known label."""
     head = _text_head(predictor)
     samples = read_all_metadata(config.data, limit=config.limit)
@@ -320,7 +320,7 @@ def check_entailment(predictor: BasePredictor, config: TaskConfig) -> None:
     class_indices(samples, head.classes, config.data.title)
 
 
-def _judge(predictor: BasePredictor, config: TaskConfig, progress: ProgressMaker) -> _Judged:
+def _judge(predictor: Predictor, config: TaskConfig, progress: ProgressMaker) -> _Judged:
     head = _text_head(predictor)
     samples: list[Sample] = []
     images: list[bytes] = []
@@ -392,7 +392,7 @@ def _result(
     )
 
 
-def _text_head(predictor: BasePredictor) -> HeadConfig:
+def _text_head(predictor: Predictor) -> HeadConfig:
     head = head_of(require_coca(predictor).model).config
     if head.reads != "text":
         raise ConfigError(

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import ConfigError
-from coca.inference.loading import load
 from coca.model.coca_config import HeadConfig
 from coca.model.pretrained import save_model
+from coca.predict.torch_loading import load_coca
 from tiny_cli import Run, RunJson
 from tiny_model import answering, text_head
 
@@ -31,7 +31,7 @@ def test_a_head_chooses_among_its_answers(
 ) -> None:
     output = run_json("answer", *images, "what is it?", "-m", answerer, "--top", "3")
     assert [entry["path"] for entry in output] == images
-    wanted = load(answerer).answer(images, ["what is it?"] * 3)
+    wanted = load_coca(answerer).answer(images, ["what is it?"] * 3)
     for entry, best in zip(output, wanted, strict=True):
         assert [it["answer"] for it in entry["answers"]] == [it.label for it in best]
         assert sum(it["probability"] for it in entry["answers"]) == pytest.approx(1)
@@ -43,7 +43,7 @@ def test_generation_continues_the_question(
     words = ["--top", "2", "--generate"]
     for name in (model, answerer):
         output = run_json("answer", images[0], "two dogs", "-m", name, *words)
-        wanted = load(name).caption(images[0], prompt="two dogs", num_return_sequences=2)[0]
+        wanted = load_coca(name).caption(images[0], prompt="two dogs", num_return_sequences=2)[0]
         printed = [it["answer"] for it in output[0]["answers"]]
         assert printed == [wanted.completion, wanted.others[0].completion]
         assert not printed[0].startswith("two dogs")
@@ -58,7 +58,7 @@ def test_a_model_without_a_head_for_questions_is_refused_as_in_python(
     save_model(cwd / "other", predictor.model)
     predictor.processor.save(cwd / "other")
     with pytest.raises(ConfigError):
-        load(cwd / "other").answer([images[0]], ["what is it?"])
+        load_coca(cwd / "other").answer([images[0]], ["what is it?"])
     output = run("answer", images[0], "what is it?", "-m", "other", code=2)
     assert "--generate" in output.stderr
     assert not output.stdout
@@ -70,7 +70,7 @@ def test_two_images_are_judged_together_by_a_head_that_reads_pairs(
     judge = write(cwd / "judge", images_per_sample=2)
     (output,) = run_json("answer", *images[:2], "both are red", "-m", judge)
     assert output["path"] == ", ".join(images[:2])
-    (best,) = load(judge).answer([images[:2]], ["both are red"])
+    (best,) = load_coca(judge).answer([images[:2]], ["both are red"])
     assert output["answers"][0]["answer"] == best[0].label
     odd = run("answer", *images, "both are red", "-m", judge, code=2)
     assert "reads 2 images at a time, and 3 are given" in " ".join(odd.stderr.split())

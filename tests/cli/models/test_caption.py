@@ -1,6 +1,6 @@
 import pytest
 
-from coca.inference.loading import load
+from coca.predict.torch_loading import load_coca
 from tiny_cli import Run, RunJson
 
 
@@ -26,7 +26,7 @@ def test_options_reach_the_model(run_json: RunJson, model: str, images: list[str
         *("repetition_penalty=1.2", "no_repeat_ngram_size=2", "min_new_tokens=2"),
     )
     output = run_json("caption", *images, "-m", model, *asked)
-    wanted = load(model).caption(
+    wanted = load_coca(model).caption(
         images,
         num_return_sequences=3,
         temperature=1.3,

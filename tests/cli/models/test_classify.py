@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coca.inference.loading import load
+from coca.predict.torch_loading import load_coca
 from tiny_cli import Run, RunJson
 
 
@@ -36,7 +36,7 @@ def test_labels_may_be_compared_by_likelihood(
 ) -> None:
     asked = ["classify", *images, "-l", "cat,dog,car", "-m", model]
     output = run_json(*asked, "--by", "likelihood")
-    wanted = load(model).classify(images, ["cat", "dog", "car"], by="likelihood")
+    wanted = load_coca(model).classify(images, ["cat", "dog", "car"], by="likelihood")
     for entry, labels in zip(output, wanted, strict=True):
         assert [one["label"] for one in entry["predictions"]] == [one.label for one in labels]
     assert output != run_json(*asked)

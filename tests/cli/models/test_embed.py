@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coca.inference.loading import load
+from coca.predict.torch_loading import load_coca
 from tiny_cli import Run, RunJson
 from tiny_video import video
 
@@ -21,14 +21,14 @@ def test_embedded_images_and_texts_are_unit_vectors_in_their_order(
     assert vectors.shape == (5, 24) == (output["rows"], output["dim"])
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert output["out"] == "x.npy"
-    assert output["fingerprint"] == load(model).fingerprint
+    assert output["fingerprint"] == load_coca(model).fingerprint
     assert output["items"] == [{"path": path} for path in images] + [
         {"text": "a cat"},
         {"text": "a dog"},
     ]
     # One by one or in a batch is the same up to the order of additions.
-    assert np.allclose(vectors[1], load(model).embed_images([images[1]])[0], atol=1e-5)
-    assert np.allclose(vectors[3:], load(model).embed_texts(["a cat", "a dog"]), atol=1e-5)
+    assert np.allclose(vectors[1], load_coca(model).embed_images([images[1]])[0], atol=1e-5)
+    assert np.allclose(vectors[3:], load_coca(model).embed_texts(["a cat", "a dog"]), atol=1e-5)
 
 
 def test_embedding_nothing_is_a_wrong_call(run: Run, model: str) -> None:

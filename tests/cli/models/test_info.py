@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 
 import coca
-from coca.inference.tower import TowerConfig
 from coca.model.coca import CoCa
 from coca.model.pretrained import save_model
+from coca.predict.tower import TowerConfig
 from tiny import tiny_config
 from tiny_cli import Run, RunJson
 from tiny_data import tiny_processor

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from coca.inference.loading import load
+from coca.predict.torch_loading import load_coca
 from tiny_cli import Run, RunJson
 from tiny_video import video
 
@@ -49,7 +49,7 @@ def test_scores_for_people_are_printed_next_to_chance_and_saved(
         assert f"scores/{name}" in output.stdout
     assert "bad" in output.stderr
     kept = json.loads(Path("scores/report.json").read_text(encoding="utf-8"))
-    assert kept["fingerprint"] == load(model).fingerprint
+    assert kept["fingerprint"] == load_coca(model).fingerprint
     assert kept["tasks"][0]["metrics"]["text_to_image_recall@5"] == 1
 
 

@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from coca.core.errors import DataError
 from coca.experimental.audio.spectrogram import spectrogram
-from coca.runtime.image_file import read_image
+from coca.processing.image_file import read_image
 from tiny_audio import tone, wav
 
 av: Any = pytest.importorskip("av", reason="needs the extra `audio`")

@@ -13,7 +13,7 @@ from coca.data.sources.source import SourceConfig
 from coca.experimental.detection.detecting import load_detector
 from coca.experimental.detection.detector import DetectorConfig
 from coca.experimental.detection.finetuning import DetectionConfig, finetune_detection
-from coca.inference import loading
+from coca.predict.torch_loading import load_coca
 from coca.processing.augment import AugmentConfig
 from coca.tasks import TASKS, TaskConfig
 from coca.train.optim.optimizer import OptimizerConfig
@@ -73,7 +73,7 @@ def test_a_run_learns_to_find_objects_and_is_scored(tmp_path: Path, scenes: Sour
     for path in (tmp_path / "scenes" / "pictures").iterdir():
         with Image.open(path) as image:
             image.resize((64, 64), Image.Resampling.NEAREST).save(path)
-    loaded = loading.load(result.model, device="cpu")
+    loaded = load_coca(result.model, device="cpu")
     again = TASKS.get("detection")(loaded, config.evaluate[0])
     assert again.metrics["AP50"] > 0.3
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
-from coca.inference.loading import load
-from coca.inference.predictor import Predictor
+from coca.predict.torch_loading import load_coca
+from coca.predict.torch_predictor import TorchPredictor
 from coca.search.query.query_terms import embed_queries
 from coca.workflows.collections.index import index_images
 from tiny_data import CAPTIONS
@@ -21,7 +21,7 @@ ours = pytest.importorskip("coca.experimental.langchain")
 
 
 @pytest.fixture(scope="module")
-def uri(predictor: Predictor, images: list[Path], tmp_path_factory: Any) -> str:
+def uri(predictor: TorchPredictor, images: list[Path], tmp_path_factory: Any) -> str:
     """A collection of `coca index` with one given caption."""
     root = tmp_path_factory.mktemp("langchain")
     for path in images:
@@ -44,7 +44,7 @@ class TestEmbeddings(standard.EmbeddingsIntegrationTests):  # type: ignore[name-
     """The tests of LangChain for embeddings."""
 
     @pytest.fixture(autouse=True)
-    def _model(self, predictor: Predictor) -> None:
+    def _model(self, predictor: TorchPredictor) -> None:
         self.predictor = predictor
 
     @property
@@ -78,7 +78,7 @@ class TestRetriever(standard.RetrieversIntegrationTests):  # type: ignore[name-d
         return "a red car"
 
 
-def test_vectors_are_those_of_the_model(predictor: Predictor, images: list[Path]) -> None:
+def test_vectors_are_those_of_the_model(predictor: TorchPredictor, images: list[Path]) -> None:
     embeddings = ours.CoCaEmbeddings(predictor)
     texts = list(CAPTIONS)
     np.testing.assert_allclose(embeddings.embed_documents(texts), predictor.embed_texts(texts))
@@ -128,6 +128,6 @@ def test_options_of_the_retriever_hold_for_each_query(uri: str) -> None:
 
 
 def test_another_model_is_refused(uri: str, tmp_path: Path) -> None:
-    other = load(write_model(tmp_path / "other", seed=1), device="cpu")
+    other = load_coca(write_model(tmp_path / "other", seed=1), device="cpu")
     with pytest.raises(SearchError, match="was filled by model"):
         ours.CoCaRetriever.open(uri, model=other)

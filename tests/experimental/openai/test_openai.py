@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from coca.inference.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor
 from coca.server.routes.tenants import Tenant
 from server_process import data_uri
 
@@ -19,7 +19,7 @@ def vectors(client: TestClient, **body: object) -> np.ndarray:
     return np.array([one["embedding"] for one in answer.json()["data"]], np.float32)
 
 
-def test_texts_have_the_vectors_of_the_model(client: TestClient, predictor: Predictor) -> None:
+def test_texts_have_the_vectors_of_the_model(client: TestClient, predictor: TorchPredictor) -> None:
     texts = ["a red car", "two dogs play"]
     found = vectors(client, input=texts, model="any")
     assert np.allclose(found, predictor.embed_texts(texts), atol=1e-5)
@@ -32,7 +32,7 @@ def test_texts_have_the_vectors_of_the_model(client: TestClient, predictor: Pred
 
 
 def test_images_have_the_vectors_of_the_model(
-    client: TestClient, predictor: Predictor, images: list[bytes]
+    client: TestClient, predictor: TorchPredictor, images: list[bytes]
 ) -> None:
     # As a data URI, and as Jina's object.
     inputs = [data_uri(images[0]), {"image": data_uri(images[1])}]
@@ -50,7 +50,7 @@ def test_fewer_dimensions_have_length_1(client: TestClient) -> None:
 
 
 def test_documents_are_ranked_by_caption_likelihood(
-    client: TestClient, predictor: Predictor, images: list[bytes]
+    client: TestClient, predictor: TorchPredictor, images: list[bytes]
 ) -> None:
     documents = [{"image": data_uri(image)} for image in images]
     body = {"query": "a red car", "documents": documents, "top_n": 3}

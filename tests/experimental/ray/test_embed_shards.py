@@ -9,8 +9,8 @@ from coca.experimental.ray.embed_shards import (
     find_shards,
     share_of_each,
 )
-from coca.inference.loading import load
-from coca.inference.predictor import Predictor
+from coca.predict.torch_loading import load_coca
+from coca.predict.torch_predictor import TorchPredictor
 from coca.search.stores import open_collection
 from coca.workflows.collections.index import index_images
 from tiny_data import image_bytes
@@ -26,8 +26,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path) -> Predictor:
-    return load(folder, device="cpu")
+def model(folder: Path) -> TorchPredictor:
+    return load_coca(folder, device="cpu")
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def shards(tmp_path: Path) -> list[str]:
 
 
 def test_tars_become_files_and_files_the_same_collection_as_the_tars_themselves(
-    shards: list[str], model: Predictor, tmp_path: Path
+    shards: list[str], model: TorchPredictor, tmp_path: Path
 ) -> None:
     out = tmp_path / "vectors"
     done = list(embed_shards(shards, model, out))
@@ -66,12 +66,12 @@ def test_tars_become_files_and_files_the_same_collection_as_the_tars_themselves(
 
 
 def test_finished_tars_are_found_and_a_changed_tar_is_embedded_again(
-    shards: list[str], model: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shards: list[str], model: TorchPredictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "vectors"
     list(embed_shards(shards, model, out))
     with monkeypatch.context() as patch:
-        patch.setattr(Predictor, "embed_prepared", lambda *_: pytest.fail("it embeds again"))
+        patch.setattr(TorchPredictor, "embed_prepared", lambda *_: pytest.fail("it embeds again"))
         again = list(embed_shards(shards, model, out, start=2))
     assert [one.shard for one in again] == [*shards[2:], *shards[:2]]
     assert not any(one.made for one in again)
@@ -83,7 +83,7 @@ def test_finished_tars_are_found_and_a_changed_tar_is_embedded_again(
     assert made.images == 1
 
 
-def test_bad_images_and_bad_tars_are_reported(model: Predictor, tmp_path: Path) -> None:
+def test_bad_images_and_bad_tars_are_reported(model: TorchPredictor, tmp_path: Path) -> None:
     with ShardWriter(tmp_path / "shards", samples_per_shard=2) as writer:
         for n in range(4):
             writer.write(Sample(f"k{n}", image_bytes(n) if n else image_bytes(n)[:60]))

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from coca.core.config.frozen_config import from_dict, load_config, to_dict
 from coca.core.errors import ConfigError
-from coca.inference.tower import TowerEncoder
 from coca.model.coca_config import CoCaConfig
 from coca.model.encoders.encoder import IMAGE_ENCODERS, ImageEncoderConfig
 from coca.model.encoders.timm import TimmConfig, TimmEncoder
 from coca.model.pretrained import load_model, save_model
+from coca.predict.tower import TowerEncoder
 from coca.train.optim.param_groups import freeze, layer_scales
 from coca.train.optim.schedule import set_patch_dropout
 from coca.workflows.training.feature_cache import hash_encoder
@@ -36,7 +36,7 @@ def tokens() -> Tensor:
 
 
 def test_every_registered_kind_is_under_contract() -> None:
-    # Those of other libraries have no weights here: tests/inference/test_tower.py.
+    # Those of other libraries have no weights here: tests/predict/test_tower.py.
     towers = {name for name in IMAGE_ENCODERS.names() if IMAGE_ENCODERS.get(name) is TowerEncoder}
     kinds = {config.kind for config in ENCODERS.values()}
     assert kinds | towers == set(IMAGE_ENCODERS.names())

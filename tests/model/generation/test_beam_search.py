@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from coca.model.generation.generate import generate
+from coca.model.generation.generation_config import GeneratedSequence, GenerationConfig
 from coca.model.openclip.openclip import AnyCoCa
-from coca.runtime.generation_config import GeneratedSequence, GenerationConfig
 from tiny import caption_logits
 from tiny_openclip import ARCHITECTURES, image_tokens, random_images, writer
 from transformers_generation import peer_captions

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
 from coca.model.generation.generate import generate
+from coca.model.generation.generation_config import GenerationConfig
 from coca.model.openclip.openclip import AnyCoCa
-from coca.runtime.generation_config import GenerationConfig
-from coca.runtime.word_constraint import WordConstraint
+from coca.processing.word_constraint import WordConstraint
 from tiny import caption_logits
 from tiny_openclip import ARCHITECTURES, image_tokens, random_images, writer
 from transformers_generation import peer_captions

@@ -4,9 +4,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from coca.model.coca_config import TextDecoderConfig
+from coca.model.generation.generation_config import GenerationConfig
 from coca.model.generation.logits_processors import NO_TOKEN, LogitsProcessors
-from coca.runtime.generation_config import GenerationConfig
-from coca.runtime.word_constraint import WordConstraint
+from coca.processing.word_constraint import WordConstraint
 from tiny import BOS, CLS, EOS, PAD, tiny_config
 
 TEXT: TextDecoderConfig = tiny_config().text

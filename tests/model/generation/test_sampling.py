@@ -6,9 +6,9 @@ from torch import Tensor
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from coca.model.generation.generate import generate
+from coca.model.generation.generation_config import GenerationConfig
 from coca.model.generation.sampling import Sampler
 from coca.model.openclip.openclip import AnyCoCa
-from coca.runtime.generation_config import GenerationConfig
 from tiny_openclip import ARCHITECTURES, image_tokens, writer
 
 DRAWS = 20_000

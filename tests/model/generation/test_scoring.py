@@ -4,10 +4,10 @@ from torch import Tensor
 
 from coca.model.generation import scoring
 from coca.model.generation.generate import generate
+from coca.model.generation.generation_config import GenerationConfig
 from coca.model.generation.scoring import score_captions, scored_lengths
 from coca.model.losses.captioning_loss import captioning_loss
 from coca.model.openclip.openclip import AnyCoCa
-from coca.runtime.generation_config import GenerationConfig
 from tiny_openclip import ARCHITECTURES, image_tokens, random_images, writer
 
 WORDS = [[5, 6, 7], [], [9], [5, 6, 7, 4, 4, 12, 8], [11, 10], [5, 6, 7]]

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from coca.predict.manifest import GRAPHS, MANIFEST_FILE, read_manifest
+from coca.predict.onnx_predictor import open_exported
 from coca.release.onnx.linked_graphs import link_weights
-from coca.runtime.files import GRAPHS, MANIFEST_FILE, read_manifest
-from coca.runtime.predictor import load
 from coca.weights import shipped
 from tiny_data import image_bytes
 
@@ -47,7 +47,7 @@ def test_the_graphs_of_a_shipped_model_equal_new_translations(name: str, tmp_pat
         assert (home / file).stat().st_size < 2_000_000
     old, manifest = read_manifest(home), read_manifest(folder)
     assert replace(old, files={}) == replace(manifest, files={})
-    photo, (theirs, own) = image_bytes(0), (load(it) for it in (home, folder))
+    photo, (theirs, own) = image_bytes(0), (open_exported(it) for it in (home, folder))
     np.testing.assert_allclose(theirs.embed_images([photo]), own.embed_images([photo]), atol=1e-6)
     assert theirs.caption(photo)[0].text == own.caption(photo)[0].text
 

@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 
 import coca
-from coca.model.coca import CoCa
+from coca.model.class_coca import ClassCoCa
 from coca.model.coca_config import CoCaConfig
 from coca.model.encoders.efficientnet import EfficientNetLiteConfig
 from coca.model.pretrained import load_model, save_model
+from coca.processing.caption_words import CaptionWords, words_of
+from coca.processing.class_words import ClassNoun
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
-from coca.runtime.caption_words import CaptionWords, words_of
-from coca.runtime.class_words import ClassNoun
 from tiny import seed_weights
 from tiny_data import CAPTIONS
 from tiny_model import write_model
@@ -28,8 +28,8 @@ from tiny_openclip import write_open_clip
 ROOT = Path(__file__).parent.parent.parent.parent
 WITHOUT_TORCH = """
 import json, sys
-import coca.runtime
-predictor = coca.runtime.load(sys.argv[1])
+import coca
+predictor = coca.load(sys.argv[1])
 images, texts = sys.argv[2:], ["a cat", "the car on the road"]
 result = {
     "images": predictor.embed_images(images).tolist(),
@@ -77,7 +77,7 @@ def add_class_branch(folder: Path) -> None:
         image_size=32, width=width, classes=5, class_branch=True, class_tokens=2
     )
     seed_weights()
-    model = CoCa(config.replace(image=image))
+    model = ClassCoCa(config.replace(image=image))
     assert model.class_tokens is not None
     model.class_tokens.names[:, 0] = torch.arange(9, 14)
     save_model(folder, model)

@@ -15,17 +15,16 @@ from PIL import Image
 
 import coca
 from coca.core.errors import ConfigError, ModelError, UnsupportedError
-from coca.inference.image_text_predictor import ImageTextPredictor
-from coca.inference.tower import TowerConfig, TowerPredictor, load_tower
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig
 from coca.model.pretrained import load_model, save_model
+from coca.predict.image_text_predictor import ImageTextPredictor
+from coca.predict.tower import TowerConfig, TowerPredictor, load_tower
 from coca.processing.image import ImageConfig, ImageTransform
+from coca.processing.preprocess import TowerTokens
 from coca.processing.processor import Processor
 from coca.release.export import export
 from coca.release.onnx.tower_export import load_for_export, write_tower_tokenizer
-from coca.runtime import load
-from coca.runtime.preprocess import TowerTokens
 from tiny import seed_weights
 from tiny_image_text import (
     TEXTS,
@@ -50,8 +49,8 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
 }
 ALONE = """
 import json, sys
-import coca.runtime
-predictor = coca.runtime.load(sys.argv[1])
+import coca
+predictor = coca.load(sys.argv[1])
 vectors = predictor.embed_images(sys.argv[3:]), predictor.embed_texts(json.loads(sys.argv[2]))
 libraries = {"torch", "transformers", "open_clip"} & set(sys.modules)
 print(json.dumps([it.tolist() for it in vectors] + [sorted(libraries)]))
@@ -94,14 +93,14 @@ def test_vectors_equal_those_of_the_library_without_it(exported: Exported, tmp_p
     library = coca.load(exported.model, device="cpu")
     np.testing.assert_allclose(of_images, library.embed_images(paths), atol=2e-6, rtol=0)
     np.testing.assert_allclose(of_texts, library.embed_texts(TEXTS), atol=2e-6, rtol=0)
-    alone = load(exported.folder)
+    alone = coca.load(exported.folder)
     assert (alone.fingerprint, alone.embed_dim) == (library.fingerprint, library.embed_dim)
     assert alone.logit_scale == pytest.approx(library.logit_scale)
     assert alone.context_length == library.context_length
     assert alone.max_text_tokens == library.max_text_tokens
     assert alone.leading_ids("a dog", 2) == library.leading_ids("a dog", 2)
     np.testing.assert_allclose(
-        load(exported.folder, batch_size=7, dimensions=8).embed_texts(TEXTS),
+        coca.load(exported.folder, batch_size=7, dimensions=8).embed_texts(TEXTS),
         coca.load(exported.model, device="cpu", dimensions=8).embed_texts(TEXTS),
         atol=1e-5,
         rtol=0,
@@ -112,7 +111,7 @@ def test_vectors_equal_those_of_the_library_without_it(exported: Exported, tmp_p
 def test_what_needs_a_decoder_or_another_export_is_refused(
     exported: Exported, tmp_path: Path
 ) -> None:
-    alone = load(exported.folder)
+    alone = coca.load(exported.folder)
     assert not alone.has_decoder
     about = json.loads(command("info", str(exported.folder), "--json"))
     assert (about["fingerprint"], about["has_decoder"]) == (alone.fingerprint, False)
@@ -126,7 +125,7 @@ def test_what_needs_a_decoder_or_another_export_is_refused(
     kept = tokenizer.read_bytes()
     tokenizer.write_bytes(kept + b" ")
     with pytest.raises(ModelError, match=r"tower_tokenizer.json was changed"):
-        load(exported.folder)
+        coca.load(exported.folder)
     tokenizer.write_bytes(kept)
 
 
@@ -144,7 +143,7 @@ def test_a_decoder_on_a_tower_is_exported_with_it(embeddings: Any, tmp_path: Pat
     transform = ImageTransform(ImageConfig(image_size=32, resize="squash"))
     Processor(transform, processor.tokenizer, processor.context_length).save(folder)
     command("export", str(folder), str(tmp_path / "out"), "--format", "onnx")
-    torch_model, alone = coca.load(folder, device="cpu"), load(tmp_path / "out")
+    torch_model, alone = coca.load(folder, device="cpu"), coca.load(tmp_path / "out")
     assert isinstance(torch_model, TowerPredictor) == (embeddings == "tower")
     # Of the model's own size, since torch and Pillow round differently.
     random = np.random.default_rng(0)

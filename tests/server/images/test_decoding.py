@@ -16,7 +16,7 @@ from PIL import Image
 
 from coca.core.errors import DataError
 from coca.processing.image import ImageConfig, ImageTransform, decode
-from coca.runtime.preprocess import MAX_SIDE, square, unresized
+from coca.processing.preprocess import MAX_SIDE, square, unresized
 from coca.search.ingest.photo_metadata import read_header
 from coca.server.errors import ServiceError
 from coca.server.images.decoding.decoder import MAX_LARGE, ProcessDecoder

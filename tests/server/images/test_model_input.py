@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from coca.processing import image_file
 from coca.processing.image import ImageConfig, ImageTransform
-from coca.runtime import image_file
-from coca.runtime.image_file import MAX_SQUARE_PX, trim_border
+from coca.processing.image_file import MAX_SQUARE_PX, trim_border
 from coca.server.images.decoding.model_input import model_input
 from coca.server.images.decoding.torch_resize import resize_columns, resize_rows
 

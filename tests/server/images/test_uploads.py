@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from coca.inference.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor
 from coca.search.records import Record, content_id
 from coca.server.collections.served_collection import ServedCollection
 from coca.server.images.uploads import Uploads
@@ -122,7 +122,7 @@ with Uploads(Path(sys.argv[1]), "").writing("others", sys.argv[2], b"an image"):
 
 
 def test_an_upload_without_its_record_is_removed_after_a_kill(
-    uri: str, predictor: Predictor, tmp_path: Path
+    uri: str, predictor: TorchPredictor, tmp_path: Path
 ) -> None:
     settings = ServerSettings(uploads=tmp_path, thumbnails=tmp_path / "thumbnails")
     for content in ("aa11", "bb22"):

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from coca.core.errors import StorageError
 from coca.core.files.local_files import file_etag
-from coca.inference.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor
 from coca.search.filters import where
 from coca.search.records import (
     CONTENT,
@@ -228,7 +228,7 @@ def test_changes_at_the_same_time_are_all_kept(client: TestClient) -> None:
 
 
 def test_an_item_shows_whose_its_caption_and_its_file_are(
-    client: TestClient, service: Service, predictor: Predictor
+    client: TestClient, service: Service, predictor: TorchPredictor
 ) -> None:
     def check_vector(item: Any) -> None:
         vector = service.collections["others"].record(item["id"]).text_vector
@@ -278,7 +278,7 @@ def test_paths_of_the_machine_are_neither_reported_nor_compared(
 
 
 def test_an_operator_may_show_paths(
-    uri: str, service: Service, predictor: Predictor, settings: ServerSettings
+    uri: str, service: Service, predictor: TorchPredictor, settings: ServerSettings
 ) -> None:
     shown = settings.replace(show_paths=True)
     with (
@@ -290,7 +290,7 @@ def test_an_operator_may_show_paths(
 
 
 def test_the_vectors_of_an_added_item_are_those_of_indexing(
-    client: TestClient, service: Service, predictor: Predictor
+    client: TestClient, service: Service, predictor: TorchPredictor
 ) -> None:
     id = client.post("/v1/items", json=new(201, caption="two dogs play")).json()["id"]
     record = service.collections["others"].record(id)

@@ -4,8 +4,8 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from coca.inference.predictor import Predictor
-from coca.runtime.caption_words import CaptionWords, words_of
+from coca.predict.torch_predictor import TorchPredictor
+from coca.processing.caption_words import CaptionWords, words_of
 from coca.search.mining.recommend import recommend
 from coca.server.service import Service
 from server_process import data_uri
@@ -62,7 +62,7 @@ def test_copies_are_grouped_best_first(client: TestClient, images: list[bytes]) 
 
 def test_the_words_of_a_caption_are_chosen_by_the_request(
     client: TestClient,
-    predictor: Predictor,
+    predictor: TorchPredictor,
     images: list[bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -82,7 +82,7 @@ def test_the_words_of_a_caption_are_chosen_by_the_request(
 
 
 def test_captions_and_labels_are_those_of_the_model(
-    client: TestClient, predictor: Predictor, images: list[bytes], item_ids: list[str]
+    client: TestClient, predictor: TorchPredictor, images: list[bytes], item_ids: list[str]
 ) -> None:
     request = {"image": data_uri(images[0]), "num_beams": 2}
     body = client.post("/v1/caption", json=request).json()

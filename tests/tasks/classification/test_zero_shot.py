@@ -10,8 +10,8 @@ from coca.data.sample import Sample
 from coca.data.sources.folder import ClassFoldersConfig
 from coca.data.sources.source import SourceConfig
 from coca.data.sources.tar.shards import ShardsConfig, ShardWriter
-from coca.inference.predictor import Predictor
-from coca.runtime.prompts import PROMPTS
+from coca.predict.prompts import PROMPTS
+from coca.predict.torch_predictor import TorchPredictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.task import check_task
 from tiny_data import image_bytes
@@ -25,14 +25,14 @@ SAMPLES = [
 ]
 
 
-def solve(predictor: Predictor, root: Path, samples: list[Sample], prompts: str) -> TaskResult:
+def solve(predictor: TorchPredictor, root: Path, samples: list[Sample], prompts: str) -> TaskResult:
     data = write_folder(root, samples)
     return ZERO_SHOT(predictor, TaskConfig(task="zero_shot", data=data, prompts=prompts))
 
 
 @pytest.mark.parametrize("prompts", ["plain", "photo", "a drawing of {}"])
 def test_scores_equal_a_classification_by_hand(
-    predictor: Predictor, tmp_path: Path, prompts: str
+    predictor: TorchPredictor, tmp_path: Path, prompts: str
 ) -> None:
     templates = PROMPTS.get(prompts, (prompts,))
     answers = [sample.labels[0].replace("_", " ") for sample in SAMPLES]
@@ -65,7 +65,7 @@ def test_scores_equal_a_classification_by_hand(
     assert set(result.details["worst_classes"]) <= set(counts)
 
 
-def test_a_label_is_humanized(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_label_is_humanized(predictor: TorchPredictor, tmp_path: Path) -> None:
     samples = [
         Sample("a", image_bytes(0), labels=("red_panda",)),
         Sample("b", image_bytes(1), labels=("red panda",)),
@@ -76,7 +76,7 @@ def test_a_label_is_humanized(predictor: Predictor, tmp_path: Path) -> None:
 
 
 def test_one_class_alone_is_warned_of(
-    predictor: Predictor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    predictor: TorchPredictor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     solve(predictor, tmp_path / "two", SAMPLES, "plain")
     assert not caplog.records
@@ -84,7 +84,7 @@ def test_one_class_alone_is_warned_of(
     assert "have the one class 'cat', so every score is 1 and meaningless" in caplog.text
 
 
-def test_an_image_without_a_label_is_an_error(predictor: Predictor, tmp_path: Path) -> None:
+def test_an_image_without_a_label_is_an_error(predictor: TorchPredictor, tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"1 samples of .* have no label \(such as bare\)"
     ) as caught:
@@ -92,13 +92,13 @@ def test_an_image_without_a_label_is_an_error(predictor: Predictor, tmp_path: Pa
     assert caught.value.reason == "no_label"
 
 
-def test_an_unknown_prompt_set_is_an_error(predictor: Predictor, tmp_path: Path) -> None:
+def test_an_unknown_prompt_set_is_an_error(predictor: TorchPredictor, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'imagenet' is not a prompt set"):
         solve(predictor, tmp_path, SAMPLES, "imagenet")
 
 
 def test_reranking_asks_how_likely_the_sentences_of_the_best_classes_are(
-    predictor: Predictor, tmp_path: Path
+    predictor: TorchPredictor, tmp_path: Path
 ) -> None:
     data = write_folder(tmp_path, SAMPLES)
     config = TaskConfig(task="zero_shot", data=data, prompts="drawing", rerank=3)
@@ -123,7 +123,7 @@ def test_reranking_asks_how_likely_the_sentences_of_the_best_classes_are(
 
 
 def test_classes_may_be_ranked_by_the_likelihood_of_their_prompts(
-    predictor: Predictor, tmp_path: Path
+    predictor: TorchPredictor, tmp_path: Path
 ) -> None:
     config = TaskConfig(task="zero_shot", data=write_folder(tmp_path, SAMPLES), by="likelihood")
     answers = [sample.labels[0].replace("_", " ") for sample in SAMPLES]
@@ -140,7 +140,9 @@ def folders(root: Path) -> SourceConfig:
     return ClassFoldersConfig(path=str(root))
 
 
-def test_a_limit_takes_images_away_and_no_classes(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_limit_takes_images_away_and_no_classes(
+    predictor: TorchPredictor, tmp_path: Path
+) -> None:
     config = TaskConfig(task="zero_shot", data=folders(tmp_path), limit=1)
     result = ZERO_SHOT(predictor, config)
     assert result.samples == 1
@@ -149,7 +151,7 @@ def test_a_limit_takes_images_away_and_no_classes(predictor: Predictor, tmp_path
 
 
 def test_a_limit_takes_no_classes_of_labelled_files_away(
-    predictor: Predictor, tmp_path: Path
+    predictor: TorchPredictor, tmp_path: Path
 ) -> None:
     config = TaskConfig(task="zero_shot", data=write_folder(tmp_path, SAMPLES), limit=3)
     result = ZERO_SHOT(predictor, config)
@@ -160,7 +162,7 @@ def test_a_limit_takes_no_classes_of_labelled_files_away(
 
 
 def test_a_limit_of_a_source_that_cannot_list_its_classes_is_noted(
-    predictor: Predictor, tmp_path: Path
+    predictor: TorchPredictor, tmp_path: Path
 ) -> None:
     with ShardWriter(tmp_path) as writer:
         for sample in SAMPLES:
@@ -172,7 +174,7 @@ def test_a_limit_of_a_source_that_cannot_list_its_classes_is_noted(
 
 
 def test_classes_may_be_given_and_must_hold_every_label(
-    predictor: Predictor, tmp_path: Path
+    predictor: TorchPredictor, tmp_path: Path
 ) -> None:
     config = TaskConfig(task="zero_shot", data=folders(tmp_path), classes=("cat", "dog"))
     with pytest.raises(DataError, match=r"1 labels of .* not among the 2 classes.*'red panda'"):
@@ -181,7 +183,9 @@ def test_classes_may_be_given_and_must_hold_every_label(
     assert ZERO_SHOT(predictor, more).metrics["chance_top1"] == 0.25
 
 
-def test_each_class_may_have_sentences_of_its_own(predictor: Predictor, tmp_path: Path) -> None:
+def test_each_class_may_have_sentences_of_its_own(
+    predictor: TorchPredictor, tmp_path: Path
+) -> None:
     own = {"cat": ["a soft {}"], "dog": ["it barks", "a {}"], "red panda": ["red fur", "a tail"]}
     (tmp_path / "own.json").write_text(json.dumps(own))
     config = TaskConfig(
@@ -207,7 +211,7 @@ def test_each_class_may_have_sentences_of_its_own(predictor: Predictor, tmp_path
     ],
 )
 def test_prompts_that_leave_a_class_out_are_reported_before_the_work(
-    predictor: Predictor, tmp_path: Path, content: str, message: str
+    predictor: TorchPredictor, tmp_path: Path, content: str, message: str
 ) -> None:
     (tmp_path / "own.json").write_text(content)
     config = TaskConfig(
@@ -218,7 +222,7 @@ def test_prompts_that_leave_a_class_out_are_reported_before_the_work(
 
 
 def test_a_report_gets_classes_what_is_confused_and_the_surest_cases(
-    predictor: Predictor, tmp_path: Path
+    predictor: TorchPredictor, tmp_path: Path
 ) -> None:
     result = solve(predictor, tmp_path, SAMPLES, "plain")
     shown = result.report_samples

@@ -9,8 +9,9 @@ import pytest
 from coca.core.errors import ConfigError, ModelError, SearchError
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
-from coca.inference.loading import fingerprint, load
-from coca.runtime.text_embedder import TextEmbedder
+from coca.predict.loading import load
+from coca.predict.text_embedder import TextEmbedder
+from coca.predict.torch_loading import fingerprint
 from coca.search.records import CollectionInfo, Record
 from coca.search.store import Collection
 from coca.search.stores import open_collection

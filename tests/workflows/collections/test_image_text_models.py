@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import coca
+from coca.core.config.execution import Execution
 from coca.core.errors import ConfigError, UnsupportedError
 from coca.data.sources.folder import FolderConfig
-from coca.runtime.base_predictor import BasePredictor
-from coca.runtime.execution import Execution
+from coca.predict.predictor import Predictor
 from coca.search.stores import open_collection
 from coca.tasks import TaskConfig
 from coca.workflows.collections.collection_model import open_search
@@ -40,7 +40,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path) -> BasePredictor:
+def model(folder: Path) -> Predictor:
     return coca.load(folder, device="cpu")
 
 
@@ -53,7 +53,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def uri(model: BasePredictor, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+def uri(model: Predictor, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A collection without captions."""
     uri = str(tmp_path_factory.mktemp("collection") / "pictures.db")
     assert index_images([photos], model, uri=uri).report.added == COUNT
@@ -72,7 +72,7 @@ def test_a_collection_stays_valid_in_another_precision(photos: Path, uri: str) -
 
 
 def test_a_search_loads_the_model_of_the_collection(
-    model: BasePredictor, photos: Path, uri: str
+    model: Predictor, photos: Path, uri: str
 ) -> None:
     image = (photos / "3.png").read_bytes()
     with open_search(uri) as engine:
@@ -87,9 +87,7 @@ def test_a_search_loads_the_model_of_the_collection(
     assert found[0].score == pytest.approx(expected[0], abs=1e-3)
 
 
-def test_captions_come_from_another_model(
-    model: BasePredictor, photos: Path, tmp_path: Path
-) -> None:
+def test_captions_come_from_another_model(model: Predictor, photos: Path, tmp_path: Path) -> None:
     uri, writer = str(tmp_path / "captioned.db"), write_model(tmp_path / "coca")
     index_images([photos], model, uri=uri, captions_from=writer)
     expected = coca.load(writer, device="cpu").caption([image_bytes(0)])[0].text
@@ -117,7 +115,7 @@ def test_zero_shot_classification_and_retrieval_are_evaluated(folder: Path, tmp_
 
 
 @pytest.fixture
-def client(model: BasePredictor, uri: str, tmp_path: Path) -> Iterator[Any]:
+def client(model: Predictor, uri: str, tmp_path: Path) -> Iterator[Any]:
     """A service over the collection."""
     pytest.importorskip("fastapi", reason="the extra serve is not installed")
     from fastapi.testclient import TestClient
@@ -134,9 +132,7 @@ def client(model: BasePredictor, uri: str, tmp_path: Path) -> Iterator[Any]:
         yield client
 
 
-def test_the_service_embeds_as_the_model_does(
-    model: BasePredictor, client: Any, photos: Path
-) -> None:
+def test_the_service_embeds_as_the_model_does(model: Predictor, client: Any, photos: Path) -> None:
     answer = client.post("/v1/embeddings", json={"input": ["a dog", ""]}).json()
     vectors = np.array([item["embedding"] for item in answer["data"]])
     np.testing.assert_allclose(vectors, model.embed_texts(["a dog", ""]), atol=1e-6)

@@ -16,8 +16,8 @@ import coca
 from coca.core.errors import ConfigError, DataError, SearchError
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
-from coca.inference.predictor import Predictor
-from coca.runtime.image_file import read_image
+from coca.predict.torch_predictor import TorchPredictor
+from coca.processing.image_file import read_image
 from coca.search.ingest.ingest_report import BadImage, IngestReport
 from coca.search.ingest.sources import FileSource
 from coca.search.mining.zero_shot import add_classes
@@ -37,7 +37,7 @@ from tiny_data import image_bytes
 
 @pytest.mark.slow
 def test_a_photo_of_81_megapixels_is_indexed_with_its_full_size(
-    model: Predictor, tmp_path: Path, uri: str
+    model: TorchPredictor, tmp_path: Path, uri: str
 ) -> None:
     path = tmp_path / "photos" / "large.jpg"
     path.parent.mkdir()
@@ -53,7 +53,7 @@ def test_a_photo_of_81_megapixels_is_indexed_with_its_full_size(
 
 
 def test_tars_tables_and_folders_fill_one_collection_and_a_second_run_does_nothing(
-    model: Predictor, tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+    model: TorchPredictor, tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ShardWriter(tmp_path / "shards", samples_per_shard=2) as writer:
         for n in range(5):
@@ -75,7 +75,7 @@ def test_tars_tables_and_folders_fill_one_collection_and_a_second_run_does_nothi
         }
     expected = [perceptual_hash(read_image(image_bytes(n))) for n in range(7)]
     assert hashes == {content_id(image_bytes(n)): expected[n] for n in range(7)}
-    monkeypatch.setattr(Predictor, "embed_prepared", lambda *_: pytest.fail("it embeds again"))
+    monkeypatch.setattr(TorchPredictor, "embed_prepared", lambda *_: pytest.fail("it embeds again"))
     again = index_images(sources[1:2], model, uri=uri, captions=False)
     assert again.report == IngestReport(unchanged=5)
     # A tar that is packed again with fewer samples loses its records only when asked.
@@ -122,7 +122,7 @@ def captions(uri: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("order", ["together", "folder first", "table first"])
 def test_a_table_and_the_folder_of_its_images_have_records_of_their_own(
-    model: Predictor, uri: str, album: Path, order: str, monkeypatch: pytest.MonkeyPatch
+    model: TorchPredictor, uri: str, album: Path, order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = album / "table.csv"
     rounds: list[list[Path]] = [[album, table]] if order == "together" else [[album], [table]]
@@ -150,7 +150,7 @@ def test_a_table_and_the_folder_of_its_images_have_records_of_their_own(
 
 
 def test_new_metadata_of_a_source_keeps_favourites_and_hidden_records(
-    model: Predictor, uri: str, album: Path
+    model: TorchPredictor, uri: str, album: Path
 ) -> None:
     index_images([album], model, uri=uri, captions=False)
     with open_collection(uri) as collection:
@@ -167,7 +167,7 @@ def test_new_metadata_of_a_source_keeps_favourites_and_hidden_records(
 
 
 def test_a_file_that_only_a_table_still_names_is_pruned(
-    model: Predictor, tmp_path: Path, uri: str, album: Path
+    model: TorchPredictor, tmp_path: Path, uri: str, album: Path
 ) -> None:
     table = album / "table.csv"
     index_images([table], model, uri=uri, captions=False)
@@ -193,7 +193,7 @@ def test_a_file_that_only_a_table_still_names_is_pruned(
 
 
 def test_records_of_a_table_move_with_its_images(
-    model: Predictor, tmp_path: Path, uri: str, album: Path
+    model: TorchPredictor, tmp_path: Path, uri: str, album: Path
 ) -> None:
     index_images([album, album / "table.csv"], model, uri=uri, captions=False)
     before = captions(uri)
@@ -210,7 +210,7 @@ BATCH = 64
 
 @pytest.mark.slow
 def test_ctrl_c_reports_what_is_indexed_and_the_same_call_goes_on(
-    model: Predictor, tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+    model: TorchPredictor, tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "many"
     folder.mkdir()
@@ -235,7 +235,7 @@ def test_ctrl_c_reports_what_is_indexed_and_the_same_call_goes_on(
     assert (report.unchanged, report.added) == (BATCH, BATCH + 1)
 
 
-def test_an_unknown_setting_is_refused_and_not_ignored(model: Predictor, album: Path) -> None:
+def test_an_unknown_setting_is_refused_and_not_ignored(model: TorchPredictor, album: Path) -> None:
     wrong: Any = {"collections": "mine"}
     with pytest.raises(ConfigError, match="is unknown; did you mean 'collection'"):
         index_images([album], model, uri="none.db", **wrong)
@@ -244,15 +244,15 @@ def test_an_unknown_setting_is_refused_and_not_ignored(model: Predictor, album: 
 
 
 def test_a_model_is_loaded_for_the_first_new_image_only(
-    model: Predictor, tmp_path: Path, uri: str, album: Path
+    model: TorchPredictor, tmp_path: Path, uri: str, album: Path
 ) -> None:
     given: list[CollectionInfo | None] = []
     loaded: list[str] = []
 
-    def choose(info: CollectionInfo | None) -> Callable[[], Predictor]:
+    def choose(info: CollectionInfo | None) -> Callable[[], TorchPredictor]:
         given.append(info)
 
-        def load() -> Predictor:
+        def load() -> TorchPredictor:
             loaded.append("loaded")
             return model
 
@@ -277,7 +277,7 @@ def test_a_model_is_loaded_for_the_first_new_image_only(
     assert loaded == ["loaded"]
 
 
-def test_images_do_not_go_among_classes(model: Predictor, uri: str, album: Path) -> None:
+def test_images_do_not_go_among_classes(model: TorchPredictor, uri: str, album: Path) -> None:
     with open_classes(model, uri, create=True) as classes:
         add_classes(classes, model, ["cat", "dog"], templates=["{}"])
         name = classes.info.collection
@@ -288,7 +288,7 @@ def test_images_do_not_go_among_classes(model: Predictor, uri: str, album: Path)
 
 
 def test_questions_of_a_table_and_their_answers_stay_with_the_image(
-    model: Predictor, uri: str, album: Path
+    model: TorchPredictor, uri: str, album: Path
 ) -> None:
     table = album / "questions.jsonl"
     rows = [
@@ -309,7 +309,7 @@ def test_questions_of_a_table_and_their_answers_stay_with_the_image(
 
 @pytest.mark.slow
 def test_an_unchanged_run_imports_no_library_of_models(
-    model: Predictor, uri: str, album: Path, tmp_path: Path
+    model: TorchPredictor, uri: str, album: Path, tmp_path: Path
 ) -> None:
     index_images([album], model, uri=uri)
     program = f"""
@@ -324,7 +324,7 @@ sys.exit(bool({{"torch", "onnxruntime"}} & sys.modules.keys()))
 
 
 def test_a_notebook_indexes_a_folder_and_adds_images(
-    model: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: TorchPredictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photo = tmp_path / "photos" / "0.png"
     photo.parent.mkdir()

@@ -7,8 +7,8 @@ import pytest
 from coca.core.errors import SearchError
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardsConfig, ShardWriter
-from coca.inference.loading import load
-from coca.inference.predictor import Predictor
+from coca.predict.torch_loading import load_coca
+from coca.predict.torch_predictor import TorchPredictor
 from coca.search import stores
 from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.parquet import VectorsInfo, write_vectors
@@ -30,7 +30,7 @@ def write_tar(root: Path, count: int) -> str:
     return str(writer.paths[0])
 
 
-def embed(tar: str, model: Predictor, path: Path) -> None:
+def embed(tar: str, model: TorchPredictor, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open_collection(model, f"{path}.db", create=True) as collection:
         report = ingest([SampleSource(ShardsConfig(path=tar))], model, collection)
@@ -47,7 +47,7 @@ def embed(tar: str, model: Predictor, path: Path) -> None:
 
 
 def test_a_collection_equals_that_of_the_images_themselves(tmp_path: Path) -> None:
-    model = load(write_model(tmp_path / "model"), device="cpu")
+    model = load_coca(write_model(tmp_path / "model"), device="cpu")
     tar, files = write_tar(tmp_path, 4), tmp_path / "vectors"
     embed(tar, model, files / "a.parquet")
     by_file, directly = str(tmp_path / "a.db"), str(tmp_path / "b.db")
@@ -63,7 +63,7 @@ def test_a_collection_equals_that_of_the_images_themselves(tmp_path: Path) -> No
 def test_vectors_of_two_models_are_not_mixed(tmp_path: Path) -> None:
     tar, files = write_tar(tmp_path, 2), tmp_path / "vectors"
     for seed in (0, 1):
-        model = load(write_model(tmp_path / f"model{seed}", seed=seed), device="cpu")
+        model = load_coca(write_model(tmp_path / f"model{seed}", seed=seed), device="cpu")
         embed(tar, model, files / f"{seed}.parquet")
     with pytest.raises(SearchError, match="several models"):
         index_images([files], model, uri=str(tmp_path / "a.db"))

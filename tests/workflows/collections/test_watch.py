@@ -13,7 +13,7 @@ from coca.core.errors import ConfigError, SearchError
 from coca.core.files.local_files import Roots
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
-from coca.inference.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor
 from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.sources import AnySource
 from coca.search.records import Record
@@ -36,7 +36,7 @@ def _looks_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 class Watched:
     """A folder that is followed, and the collection that it fills."""
 
-    def __init__(self, folder: Path, model: Predictor, named: str = "photos") -> None:
+    def __init__(self, folder: Path, model: TorchPredictor, named: str = "photos") -> None:
         self.folder = folder / "photos"
         self.folder.mkdir(parents=True)
         # Within, as with `coca index .`: its own changes must start no run.
@@ -80,7 +80,7 @@ class Watched:
 
 
 @pytest.fixture
-def watched(tmp_path: Path, model: Predictor) -> Iterator[Watched]:
+def watched(tmp_path: Path, model: TorchPredictor) -> Iterator[Watched]:
     watched = Watched(tmp_path, model)
     yield watched
     watched.close()
@@ -147,7 +147,7 @@ def test_folders_that_come_and_go_are_followed(watched: Watched, tmp_path: Path)
 
 
 def test_a_folder_that_is_empty_at_first_loses_nothing(
-    tmp_path: Path, model: Predictor, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, model: TorchPredictor, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As when the drive with the images is not mounted yet."""
     watched = Watched(tmp_path, model)
@@ -170,7 +170,7 @@ def test_a_folder_that_is_empty_at_first_loses_nothing(
 
 
 def test_a_folder_in_a_hidden_one_is_followed_however_it_is_named(
-    tmp_path: Path, model: Predictor
+    tmp_path: Path, model: TorchPredictor
 ) -> None:
     watched = Watched(tmp_path / ".cache", model, named="../.cache/photos")
     assert watched.next().report == IngestReport()
@@ -226,7 +226,9 @@ class StopWatching(BaseException):
     """Raised by a callback, as Ctrl-C would."""
 
 
-def test_a_watch_of_images_reports_the_result_of_each_run(tmp_path: Path, model: Predictor) -> None:
+def test_a_watch_of_images_reports_the_result_of_each_run(
+    tmp_path: Path, model: TorchPredictor
+) -> None:
     reports: list[IngestReport] = []
 
     def watch(result: IndexResult) -> None:

@@ -9,8 +9,8 @@ from coca.core.errors import CocaError, ConfigError
 from coca.core.progress import silent
 from coca.data.sources.folder import FolderConfig
 from coca.data.sources.source import SourceConfig
-from coca.inference.loading import load
-from coca.inference.predictor import Predictor
+from coca.predict.torch_loading import load_coca
+from coca.predict.torch_predictor import TorchPredictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.workflows.evaluation.evaluate import evaluate, side_by_side
 from tiny_data import image_bytes
@@ -45,7 +45,7 @@ def test_tasks_are_scored_in_their_order_and_kept_with_where_they_come_from(
     assert not results[0].notes
     assert "only the first 2 samples are read" in results[1].notes[0]
     kept = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    assert (kept["model"], kept["fingerprint"]) == (str(model), load(model).fingerprint)
+    assert (kept["model"], kept["fingerprint"]) == (str(model), load_coca(model).fingerprint)
     for entry, config, result in zip(kept["tasks"], configs, results, strict=True):
         assert entry["task"] == "retrieval"
         assert entry["metrics"] == result.metrics
@@ -61,7 +61,7 @@ def test_two_models_are_compared_with_the_scores_that_each_has_alone(
     logged: list[str] = []
     both = side_by_side([model, other], configs, out=tmp_path / "out", log=logged.append)
     # A loaded model has the scores of its folder.
-    assert both == [evaluate(load(one), configs) for one in (model, other)]
+    assert both == [evaluate(load_coca(one), configs) for one in (model, other)]
     assert both[0] != both[1]
     assert logged[0].startswith(f"{model}: retrieval on ")
     assert logged[2].startswith(f"{other}: retrieval on ")
@@ -114,7 +114,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     runs: list[str] = []
     monkeypatch.setattr(TASKS, "_entries", dict(TASKS._entries))
 
-    def task(predictor: Predictor, config: TaskConfig, *, progress: Any = silent) -> TaskResult:
+    def task(
+        predictor: TorchPredictor, config: TaskConfig, *, progress: Any = silent
+    ) -> TaskResult:
         runs.append("first")
         return TaskResult("first", {"score": 0.5}, 4)
 

@@ -12,8 +12,8 @@ import torch
 
 from coca.core.config.frozen_config import load_config
 from coca.core.errors import ConfigError, DataError
-from coca.inference.loading import load
 from coca.model.encoders.timm import TimmEncoder
+from coca.predict.torch_loading import load_coca
 from coca.train.tracker import read_metrics
 from coca.workflows.training.pretrain import PretrainConfig, compute_features, pretrain
 from tiny_run import same
@@ -59,7 +59,7 @@ def recipe(
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    return dict(load(run).model.state_dict())
+    return dict(load_coca(run).model.state_dict())
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def test_training_on_features_equals_training_on_images_up_to_fp16(
     one, other = (read_metrics(tmp_path / run) for run in ("cached", "plain"))
     for cached, plain in zip(one, other, strict=True):
         assert cached["loss"] == pytest.approx(plain["loss"], rel=1e-3)
-    assert load(tmp_path / "cached").model.config == load(tmp_path / "plain").model.config
+    assert load_coca(tmp_path / "cached").model.config == load_coca(tmp_path / "plain").model.config
 
 
 def test_the_encoder_runs_once_for_each_view_and_never_in_a_step(

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from coca.core.errors import CocaError, ConfigError, DataError
-from coca.inference import loading
-from coca.inference.predictor import Predictor
 from coca.model.encoders.vit import VisionTransformer
+from coca.predict.torch_loading import load_coca
+from coca.predict.torch_predictor import TorchPredictor
 from coca.train.optim.param_groups import parameter_groups
 from coca.train.tracker import read_metrics
 from coca.workflows.training.finetune import finetune, paced
@@ -26,7 +26,7 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_classes(tmp_path_factory.mktemp("data") / "colors")
 
 
-def weights(predictor: Predictor) -> dict[str, torch.Tensor]:
+def weights(predictor: TorchPredictor) -> dict[str, torch.Tensor]:
     return predictor.model.state_dict()
 
 
@@ -42,7 +42,7 @@ def test_a_model_learns_its_classes_and_answers_by_its_head(
     (score,) = finished.scores
     assert score.metrics["top1"] == 1
     assert score.metrics["chance_top1"] == score.metrics["majority_top1"] == 0.25
-    predictor = loading.load(finished.model, device="cpu")
+    predictor = load_coca(finished.model, device="cpu")
     assert predictor.classes == tuple(sorted(CLASSES))
     answers = predictor.answer([next((image_folder / color).iterdir()) for color in CLASSES])
     assert [best[0].label for best in answers] == list(CLASSES)
@@ -63,7 +63,7 @@ def test_a_frozen_encoder_stays_as_it_was(model: Path, image_folder: Path, tmp_p
     result = finetune(
         finetune_recipe(model, image_folder, tmp_path / "run", "encoder_lr=0", "evaluate=[]")
     )
-    before, after = (loading.load(it, device="cpu") for it in (model, result.model))
+    before, after = (load_coca(it, device="cpu") for it in (model, result.model))
     for name, tensor in weights(before).items():
         assert torch.equal(tensor, weights(after)[name]), name
     assert weights(after)["head.linear.weight"].any()
@@ -72,7 +72,7 @@ def test_a_frozen_encoder_stays_as_it_was(model: Path, image_folder: Path, tmp_p
 def test_head_and_encoder_learn_at_their_own_pace(finished: Any, model: Path) -> None:
     config = finetune_recipe(model, finished.run, finished.run, "encoder_lr=0.002")
     optimizer = paced(config.train, config.encoder_lr).optimizer
-    network = loading.load(finished.model, device="cpu").model
+    network = load_coca(finished.model, device="cpu").model
     groups = parameter_groups(network, 0.01, groups=optimizer.groups)
     rates = {name: optimizer.lr * g["lr_scale"] for g in groups for name in g["names"]}
     assert rates.keys() == dict(network.named_parameters()).keys()
@@ -87,7 +87,7 @@ def test_adapters_learn_in_place_of_the_weights_and_are_merged(
     result = finetune(
         finetune_recipe(model, image_folder, tmp_path / "run", *settings, "encoder_lr=0.01")
     )
-    before, after = (weights(loading.load(it, device="cpu")) for it in (model, result.model))
+    before, after = (weights(load_coca(it, device="cpu")) for it in (model, result.model))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if "image_encoder" in name and "qkv" in name}
     for name in changed:
@@ -106,7 +106,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(
     assert finetune(broken, progress=stopping_at(7)).interrupted
     resumed = finetune(broken)
     assert (resumed.step, resumed.interrupted) == (12, False)
-    first, second = (weights(loading.load(it.model, device="cpu")) for it in (whole, resumed))
+    first, second = (weights(load_coca(it.model, device="cpu")) for it in (whole, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -118,7 +118,7 @@ def test_random_weights_have_the_shape_and_nothing_else(
             model, image_folder, tmp_path / "run", "weights=random", "encoder_lr=0", "evaluate=[]"
         )
     )
-    before, after = (weights(loading.load(it, device="cpu")) for it in (model, result.model))
+    before, after = (weights(load_coca(it, device="cpu")) for it in (model, result.model))
     name = "image_encoder.patch_embedding.weight"
     assert before[name].shape == after[name].shape
     assert not torch.allclose(before[name], after[name], atol=0.1)
@@ -153,7 +153,7 @@ def test_a_head_that_reads_text_is_trained_together_with_generation(
     )
     result = finetune(config)
     assert result.metrics.keys() >= {"captioning", "classification"}
-    predictor = loading.load(result.model, device="cpu")
+    predictor = load_coca(result.model, device="cpu")
     assert predictor.classes == ("1", "green", "red")
     answers = predictor.answer(
         [files[color] for color, _, _ in asked], [text for _, text, _ in asked]
@@ -230,7 +230,7 @@ def test_a_run_that_never_began_leaves_no_classes_to_the_next(
             )
         )
     result = finetune(finetune_recipe(model, image_folder, run, *settings))
-    assert loading.load(result.model, device="cpu").classes == tuple(sorted(CLASSES))
+    assert load_coca(result.model, device="cpu").classes == tuple(sorted(CLASSES))
 
 
 def test_data_of_one_class_are_reported(model: Path, image_folder: Path, tmp_path: Path) -> None:
@@ -275,9 +275,7 @@ def test_a_head_on_cached_features_equals_a_head_on_images(
         lambda self, images: features(self, images) if len(images) == 1 else never(),
     )
     finetune(finetune_recipe(model, image_folder, tmp_path / "again", *cached))
-    first, again = (
-        weights(loading.load(tmp_path / it, device="cpu")) for it in ("cached", "again")
-    )
+    first, again = (weights(load_coca(tmp_path / it, device="cpu")) for it in ("cached", "again"))
     assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
 
 

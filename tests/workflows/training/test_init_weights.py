@@ -7,13 +7,13 @@ from open_clip.coca_model import CoCa as Peer
 from open_clip.model import resize_pos_embed
 
 from coca.core.errors import ConfigError
-from coca.inference.loading import load
-from coca.inference.predictor import Predictor
 from coca.model.coca import CoCa
 from coca.model.coca_config import HeadConfig
 from coca.model.openclip.openclip import OpenCLIP
 from coca.model.openclip.openclip_config import OpenCLIPConfig, OpenCLIPTextConfig
 from coca.model.pretrained import build
+from coca.predict.torch_loading import load_coca
+from coca.predict.torch_predictor import TorchPredictor
 from coca.workflows.training.init_weights import Adopted, adopt_weights
 from tiny import tiny_config, tiny_image
 from tiny_model import write_model
@@ -23,11 +23,11 @@ THREE = HeadConfig(classes=("a", "b", "c"), heads=2)
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    return load(write_model(tmp_path_factory.mktemp("model")), device="cpu")
+def source(tmp_path_factory: pytest.TempPathFactory) -> TorchPredictor:
+    return load_coca(write_model(tmp_path_factory.mktemp("model")), device="cpu")
 
 
-def fresh(source: Predictor, **changes: Any) -> CoCa:
+def fresh(source: TorchPredictor, **changes: Any) -> CoCa:
     """A new model of the source's shape, but for what is changed."""
     text = tiny_config().text.replace(
         vocab_size=source.model.config.text.vocab_size,
@@ -38,7 +38,7 @@ def fresh(source: Predictor, **changes: Any) -> CoCa:
     return build(tiny_config(image=image, text=text, **changes))
 
 
-def test_the_same_shape_takes_over_every_weight(source: Predictor) -> None:
+def test_the_same_shape_takes_over_every_weight(source: TorchPredictor) -> None:
     model = fresh(source)
     adopted = adopt_weights(model, source)
     own, theirs = model.state_dict(), source.model.state_dict()
@@ -47,7 +47,9 @@ def test_the_same_shape_takes_over_every_weight(source: Predictor) -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_larger_images_get_interpolated_positions_and_all_else_as_it_was(source: Predictor) -> None:
+def test_larger_images_get_interpolated_positions_and_all_else_as_it_was(
+    source: TorchPredictor,
+) -> None:
     theirs = source.model
     assert isinstance(theirs, CoCa)
     model = fresh(source, image={"image_size": 32}).eval()
@@ -63,11 +65,11 @@ def test_larger_images_get_interpolated_positions_and_all_else_as_it_was(source:
 
 @pytest.mark.parametrize("image_size", [8, 24, 40])
 def test_openclips_positions_are_resized_as_by_open_clip_itself(
-    source: Predictor, image_size: int
+    source: TorchPredictor, image_size: int
 ) -> None:
     theirs = peer()
     old = ours_of(theirs)
-    predictor = Predictor(old, source.processor, fingerprint="f", source="old")
+    predictor = TorchPredictor(old, source.processor, fingerprint="f", source="old")
     torch.manual_seed(5)
     image = old.config.image.replace(image_size=image_size)
     model = OpenCLIP(old.config.replace(image=image)).eval()
@@ -90,13 +92,15 @@ def test_openclips_positions_are_resized_as_by_open_clip_itself(
 
 
 def test_a_head_that_only_one_has_is_new_or_dropped_and_reported(
-    source: Predictor, caplog: pytest.LogCaptureFixture
+    source: TorchPredictor, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
         adopted = adopt_weights(fresh(source, head=THREE, initial_bias=-10.0), source)
     assert {name.partition(".")[0] for name in adopted.new} == {"head", "logit_bias"}
     assert "has no head, logit_bias" in caplog.text
-    headed = Predictor(fresh(source, head=THREE), source.processor, fingerprint="f", source="old")
+    headed = TorchPredictor(
+        fresh(source, head=THREE), source.processor, fingerprint="f", source="old"
+    )
     with caplog.at_level(logging.WARNING):
         adopted = adopt_weights(fresh(source), headed)
     assert {name.partition(".")[0] for name in adopted.left} == {"head"}
@@ -120,7 +124,7 @@ def test_a_head_that_only_one_has_is_new_or_dropped_and_reported(
     ],
 )
 def test_another_model_is_refused_and_left_as_it_is(
-    source: Predictor, changes: dict[str, Any], complaint: str
+    source: TorchPredictor, changes: dict[str, Any], complaint: str
 ) -> None:
     model = fresh(source, **changes)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -129,11 +133,13 @@ def test_another_model_is_refused_and_left_as_it_is(
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
 
 
-def test_another_architecture_is_refused(source: Predictor) -> None:
+def test_another_architecture_is_refused(source: TorchPredictor) -> None:
     text = OpenCLIPTextConfig(
         vocab_size=50, context_length=8, width=32, heads=2, mlp_width=32, bos_id=48, eos_id=49
     )
     config = OpenCLIPConfig(image=tiny_image(), text=text, pooler_heads=2, embed_dim=32)
-    foreign = Predictor(OpenCLIP(config), source.processor, fingerprint="f", source="somewhere")
-    with pytest.raises(ConfigError, match="somewhere is of the architecture OpenCLIP"):
+    foreign = TorchPredictor(
+        OpenCLIP(config), source.processor, fingerprint="f", source="somewhere"
+    )
+    with pytest.raises(ConfigError, match="somewhere has the architecture openclip"):
         adopt_weights(fresh(source), foreign)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from coca.core.config.frozen_config import load_config
 from coca.core.errors import ConfigError, DataError
-from coca.inference.loading import load
 from coca.model.encoders.vit import VisionTransformer
+from coca.predict.torch_loading import load_coca
 from coca.train.tracker import read_metrics
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
 from coca.workflows.training.training_run import RunResult
@@ -46,9 +46,9 @@ def test_a_run_leaves_a_model_that_loads_from_its_folder_alone(
 ) -> None:
     assert (finished.step, finished.interrupted) == (12, False)
     assert finished.metrics["loss"] > 0
-    predictor = load(finished.model)
+    predictor = load_coca(finished.model)
     assert predictor.embed_images(sorted(images.glob("*.png"))[:2]).shape == (2, 32)
-    assert load(finished.run).fingerprint == predictor.fingerprint
+    assert load_coca(finished.run).fingerprint == predictor.fingerprint
     assert {path.suffix for path in finished.model.iterdir()} == {".json", ".safetensors", ".txt"}
 
 
@@ -57,7 +57,7 @@ def test_a_longer_run_learns_to_distinguish_the_colours(images: Path, tmp_path: 
     result = pretrain(
         recipe(images, tmp_path / "run", "train.steps=150", "data.loader.batch_size=12")
     )
-    predictor = load(result.model)
+    predictor = load_coca(result.model)
     found = predictor.classify([images / f"{number}.png" for number in range(4)], NAMES)
     assert [predictions[0].label for predictions in found] == list(NAMES)
     captions = predictor.caption([images / f"{number}.png" for number in range(4)])
@@ -67,11 +67,11 @@ def test_a_longer_run_learns_to_distinguish_the_colours(images: Path, tmp_path: 
 def test_a_finished_run_is_reported_and_trains_nothing(
     finished: RunResult, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = load(finished.model).fingerprint
+    before = load_coca(finished.model).fingerprint
     again = pretrain(as_finished(finished))
     assert "was finished before: all of its 12 steps are done, so nothing was" in caplog.text
     assert (again.step, again.metrics) == (12, finished.metrics)
-    assert load(again.model).fingerprint == before
+    assert load_coca(again.model).fingerprint == before
     assert [row["step"] for row in read_metrics(finished.run)] == [4, 8, 12]
     starts = json.loads((finished.run / "record.json").read_text())["starts"]
     assert [start["seed"] for start in starts] == [0, 0]
@@ -137,7 +137,7 @@ def test_classes_can_be_named_with_captions(images: Path, tmp_path: Path) -> Non
         )
     )
     assert result.metrics.keys() >= {"contrastive", "captioning", "classification"}
-    assert load(result.model).classes == ("a", "b")
+    assert load_coca(result.model).classes == ("a", "b")
 
 
 @pytest.mark.parametrize("start", ["tokenizer.path={}/tokenizer.json", "init_from={}"])
@@ -201,7 +201,7 @@ def test_stages_of_resolution_end_at_the_size_of_the_processor(
     stages = "data.resolution=[{until: 0.25, image_size: 8}, {until: 0.5, image_size: 24}]"
     pretrain(recipe(images, tmp_path / "run", stages))
     assert seen == [8] * 3 + [24] * 3 + [16] * 6
-    predictor = load(tmp_path / "run")
+    predictor = load_coca(tmp_path / "run")
     assert predictor.processor.image_config.image_size == 16
     assert predictor.model.config.image.image_size == 16
     # They would end at another step with another batch size.
@@ -215,7 +215,7 @@ def test_a_second_stage_begins_where_the_first_ended(images: Path, tmp_path: Pat
     pretrain(recipe(images, first, "train.ema.decay=0.5"))
     changes = (f"init_from={first}", "model.image.image_size=32", "tokenizer.lowercase=false")
     pretrain(recipe(images, second, *changes, "train.steps=3", "train.optimizer.lr=1.0e-12"))
-    begun, ended = load(second), load(first)
+    begun, ended = load_coca(second), load_coca(first)
     # At next to no learning rate it is still the first stage's model, now with larger images.
     assert begun.processor.image_config.image_size == 32
     assert begun.model.state_dict()["image_encoder.positions"].shape == (16, 32)
@@ -239,7 +239,7 @@ def test_adapters_move_a_model_to_another_domain(
     first, second = finished.run, tmp_path / "second"
     changes = (f"init_from={first}", "lora.rank=1", "lora.match=[image_encoder]")
     pretrain(recipe(images, second, *changes))
-    before, after = (load(it).model.state_dict() for it in (first, second))
+    before, after = (load_coca(it).model.state_dict() for it in (first, second))
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     tables = {name for name in changed if "token_embedding" in name or "vocabulary" in name}

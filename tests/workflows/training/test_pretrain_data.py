@@ -15,9 +15,9 @@ from coca.core.errors import ConfigError, DataError
 from coca.data.loading.loader import Loader, LoaderConfig
 from coca.data.sample import Sample
 from coca.data.sources.source import SourceConfig
+from coca.predict.prompts import CLIP_PROMPTS
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
-from coca.runtime.prompts import CLIP_PROMPTS
 from coca.workflows.training import pretrain_data
 from coca.workflows.training.pretrain_data import (
     DataConfig,

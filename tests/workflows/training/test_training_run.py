@@ -7,10 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from coca.core.errors import ConfigError
-from coca.inference.loading import load
+from coca.model.class_coca import ClassCoCa
 from coca.model.encoders.encoder_weights import EncoderWeightsConfig
 from coca.model.encoders.timm import TimmConfig
-from coca.runtime.class_words import ClassNoun, save_nouns
+from coca.predict.torch_loading import load_coca
+from coca.processing.class_words import ClassNoun, save_nouns
 from coca.workflows.training.init_weights import class_texts
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
 from tiny_workflows import recipe
@@ -38,8 +39,10 @@ def branched(images: Path, run: Path) -> PretrainConfig:
 def test_a_new_class_branch_starts_at_the_names_of_the_classes(
     images: Path, tmp_path: Path
 ) -> None:
-    predictor = load(pretrain(branched(images, tmp_path / "run")).model)
-    branch, names = predictor.model.class_branch, predictor.model.image_encoder.class_names
+    predictor = load_coca(pretrain(branched(images, tmp_path / "run")).model)
+    model = predictor.model
+    assert isinstance(model, ClassCoCa)
+    branch, names = model.class_branch, model.image_encoder.class_names
     assert branch is not None
     assert names is not None
     rows = [class_texts(name) for name in names]
@@ -50,7 +53,7 @@ def test_a_new_class_branch_starts_at_the_names_of_the_classes(
     wanted = means - means.mean(axis=0)
     np.testing.assert_allclose(branch.vectors.detach().numpy(), wanted, rtol=0, atol=1e-5)
     assert predictor.processor.names_classes
-    tokens = predictor.model.class_tokens
+    tokens = model.class_tokens
     assert tokens is not None
     for own, name in zip(tokens.names.tolist(), names, strict=True):
         first = predictor.leading_ids(name.split(", ")[0], len(own))
@@ -61,7 +64,7 @@ def test_a_class_branch_is_taken_from_a_model_that_has_one(images: Path, tmp_pat
     first = pretrain(branched(images, tmp_path / "first"))
     config = branched(images, tmp_path / "second")
     second = pretrain(config.replace(init_from=str(first.model), class_words=None))
-    assert load(second.model).processor.names_classes
+    assert load_coca(second.model).processor.names_classes
     one, other = (load_file(it.model / "model.safetensors") for it in (first, second))
     torch.testing.assert_close(one["class_branch.vectors"], other["class_branch.vectors"])
 

@@ -6,10 +6,10 @@ import pytest
 from coca.core.errors import DataError
 from coca.data.sample import Sample
 from coca.data.sources.source import SourceConfig
-from coca.inference import loading
+from coca.predict.torch_loading import load_coca
+from coca.processing.caption_words import CaptionWords
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
-from coca.runtime.caption_words import CaptionWords
 from coca.train.losses import LossConfig
 from coca.workflows.training.finetune import finetune
 from coca.workflows.training.pretrain_data import Sources
@@ -130,7 +130,7 @@ def test_a_fine_tuned_model_has_the_words_of_its_captions(tmp_path: Path) -> Non
     config = finetune_recipe(model, images, run, *captions, "loss.captioning_weight=1")
     result = finetune(config)
     assert "captioning" in result.metrics
-    predictor = loading.load(result.model, device="cpu")
+    predictor = load_coca(result.model, device="cpu")
     assert predictor.classes == ()
     assert predictor.processor.caption_words == CaptionWords.of(
         ["bird", *["a", "photo", "of", "the"], *CLASSES]

@@ -48,7 +48,7 @@ def add(
     """
     names = _names(labels)
     uri = defaults.index_uri(uri)
-    from coca.runtime.prompts import prompts_named
+    from coca.predict.prompts import prompts_named
     from coca.search.mining.zero_shot import add_classes, class_names
     from coca.search.stores import check_name
     from coca.workflows.collections.class_prompts import info_at, open_classes

@@ -14,7 +14,7 @@ from coca.core.errors import ConfigError
 from coca.workflows.collections.index_settings import IndexSettings
 
 if TYPE_CHECKING:
-    from coca.runtime.base_predictor import BasePredictor
+    from coca.predict.predictor import Predictor as BasePredictor
     from coca.search.records import CollectionInfo
     from coca.workflows.collections.index import IndexResult
 

@@ -30,7 +30,7 @@ def reindex(
     type and parameters.
     """
     uri = defaults.search_uri(uri)
-    from coca.runtime.short_vectors import shorten
+    from coca.predict.short_vectors import shorten
     from coca.search import stores
     from coca.search.ingest.reindex import reindex as run
     from coca.workflows.collections.collection_model import lasting_name

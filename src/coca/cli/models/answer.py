@@ -11,8 +11,8 @@ from coca.cli.options import defaults, images
 from coca.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from coca.runtime.base_predictor import BasePredictor
-    from coca.runtime.inputs import Caption, Prediction
+    from coca.predict.inputs import Caption, Prediction
+    from coca.predict.predictor import Predictor as BasePredictor
 
 
 def answer(

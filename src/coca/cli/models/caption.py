@@ -11,12 +11,12 @@ from coca.cli.options import defaults, images
 from coca.cli.options.search_options import CollectionOptions
 from coca.core.config.frozen_config import load_config
 from coca.core.errors import SearchError
-from coca.runtime.generation_config import GenerationConfig
+from coca.model.generation.generation_config import GenerationConfig
 from coca.search.filters import where
 from coca.search.records import CAPTION, METADATA, PATH, TAGS
 
 if TYPE_CHECKING:
-    from coca.runtime.inputs import Caption
+    from coca.predict.inputs import Caption
     from coca.search.store import Collection
 
 
@@ -82,7 +82,7 @@ def caption(
     if out is not None:
         images.check_out(out)
     paths = images.find(files, videos=True)
-    from coca.inference.video import caption_files
+    from coca.predict.video import caption_files
 
     predictor = defaults.load_model(model, execution)
     outcomes = images.work_through(

@@ -12,8 +12,8 @@ from coca.cli.options import defaults, images
 from coca.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from coca.runtime.base_predictor import BasePredictor
-    from coca.runtime.inputs import Prediction
+    from coca.predict.inputs import Prediction
+    from coca.predict.predictor import Predictor as BasePredictor
 
 SHOWN_LABELS = 3
 
@@ -86,8 +86,8 @@ def classify(
         command = to_try("classify", *others, "--labels", ",".join(words))
         raise ConfigError(f"{words[0]} does not exist; if it is a label: {command}")
     paths = images.find(files, videos=True)
-    from coca.inference.video import classify_files
-    from coca.runtime.prompts import prompts_named
+    from coca.predict.prompts import prompts_named
+    from coca.predict.video import classify_files
 
     templates = prompts_named(prompts)
     if classes and choices:

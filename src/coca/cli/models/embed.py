@@ -57,7 +57,7 @@ def embed(
     paths, texts = images.find(files or [], videos=True), list(text or [])
     if not paths and not texts:
         raise ConfigError("there is nothing to embed: name images, or give --text")
-    from coca.inference.video import embed_files
+    from coca.predict.video import embed_files
 
     predictor = defaults.load_model(model, execution)
     outcomes: list[Any] = images.work_through(

@@ -103,7 +103,7 @@ def export(
     *,
     console: Console,
 ) -> None:
-    """Export a model as a folder to share, or as ONNX for `coca.runtime`.
+    """Export a model as a folder to share, or as ONNX for ONNX Runtime.
 
     ONNX files are written only if their embeddings and captions match those of torch.
     """

@@ -30,13 +30,13 @@ def info(
     """
     if name is None:
         name = defaults.model_name(None)
-    from coca.inference.model_kinds import is_image_text
-    from coca.inference.open_weights import model_folder
-    from coca.inference.tower import TowerConfig
     from coca.model.coca_config import CoCaConfig
     from coca.model.openclip.openclip_config import OpenCLIPConfig
     from coca.model.pretrained import ModelConfig, load_config_file, model_description
-    from coca.runtime.files import is_exported
+    from coca.predict.manifest import is_exported
+    from coca.predict.model_kinds import is_image_text
+    from coca.predict.open_weights import model_folder
+    from coca.predict.tower import TowerConfig
 
     config: ModelConfig
     folder = Path(name)
@@ -82,16 +82,12 @@ def _image_text(console: Console, folder: Path) -> None:
     """Print what an exported model, or one of another library, is, and its sizes."""
     from importlib.metadata import version
 
-    from coca.inference.image_text import load
-    from coca.inference.model_kinds import model_files
-    from coca.runtime.embedding_predictor import EmbeddingPredictor
-    from coca.runtime.files import is_exported
-    from coca.runtime.predictor import load as load_exported
+    from coca.predict.embedding_predictor import EmbeddingPredictor
+    from coca.predict.loading import load
+    from coca.predict.model_kinds import model_files
 
     # The parameters that the library counts: FastViT has fewer with merged branches.
-    loaded = (
-        load_exported(folder) if is_exported(folder) else load(folder, device="cpu", prepack=False)
-    )
+    loaded = load(folder, device="cpu", prepack=False)
     counts, runs = {}, "onnxruntime"
     if isinstance(loaded, EmbeddingPredictor):
         counts, runs = loaded.parameter_counts(), loaded.library

@@ -12,12 +12,12 @@ import typer
 
 from coca.cli.console import Console
 from coca.cli.options.option_groups import Group
+from coca.core.config.execution import Execution
 from coca.core.errors import ConfigError, ModelError
-from coca.runtime.execution import Execution
 from coca.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from coca.runtime.base_predictor import BasePredictor
+    from coca.predict.predictor import Predictor as BasePredictor
     from coca.search.records import CollectionInfo
 
 DEMO_PICTURES = Path("runs/demo/pictures.db")
@@ -109,9 +109,10 @@ def load_model(
 ) -> "BasePredictor":
     """Load the model that the options select, with vectors as short as those of its collection."""
     keep_downloads_quiet(Console())
-    from coca.workflows.collections.collection_model import fitted, load_model
+    from coca.predict.loading import load
+    from coca.workflows.collections.collection_model import fitted
 
-    return fitted(load_model(model_name(given), execution), info)
+    return fitted(load(model_name(given), **vars(execution)), info)
 
 
 def keep_downloads_quiet(console: Console) -> None:

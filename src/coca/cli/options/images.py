@@ -213,9 +213,9 @@ def _alone(path: str, work: Callable[[Sequence[str]], Sequence[T]]) -> T | Bad:
 
 
 def _fault(path: str) -> Bad | None:
-    from coca.inference.video import FRAMES, is_video
+    from coca.predict.video import FRAMES, is_video
+    from coca.processing.image_file import read_image
     from coca.processing.video import sample_frames
-    from coca.runtime.image_file import read_image
 
     if glob.has_magic(path) and not os.path.lexists(path):
         return Bad(path, f"no file fits the pattern {path}")

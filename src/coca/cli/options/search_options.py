@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from coca.cli.console import Console
 from coca.cli.options import defaults
 from coca.cli.options.option_groups import Group
+from coca.core.config.execution import Execution
 from coca.core.config.frozen_config import Config
-from coca.runtime.execution import Execution
 from coca.search.search_options import PhotoFilter
 
 if TYPE_CHECKING:
-    from coca.runtime.base_predictor import BasePredictor
+    from coca.predict.predictor import Predictor as BasePredictor
     from coca.search.query.engine import SearchEngine
     from coca.search.query.explanation import Explanation
     from coca.search.records import Hit

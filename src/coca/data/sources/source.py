@@ -18,7 +18,7 @@ from coca.core.config.frozen_config import Config, Fraction
 from coca.core.errors import ConfigError, DataError, did_you_mean
 from coca.core.registry import Registry
 from coca.data.sample import Sample
-from coca.runtime.prompts import CLIP_PROMPTS
+from coca.predict.prompts import CLIP_PROMPTS
 
 NAMED_TEMPLATES = {"clip": CLIP_PROMPTS}
 """Named sets of prompt templates that a recipe may use in place of a template."""

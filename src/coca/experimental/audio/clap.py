@@ -19,13 +19,12 @@ from coca.core.errors import DataError
 from coca.core.extras import require
 from coca.core.files.atomic import read_model_json
 from coca.experimental.audio.spectrogram import read_audio
-from coca.inference.image_text_predictor import Placement, as_array, library_errors
-from coca.inference.model_kinds import ModelKind
-from coca.inference.transformers_model import OwnTokenizer, read_weights
 from coca.model.pretrained import CONFIG_FILE
-from coca.runtime.image_file import image_name
-from coca.runtime.inputs import ImageInput
-from coca.runtime.preprocess import unresized
+from coca.predict.image_text_predictor import Placement, as_array, library_errors
+from coca.predict.model_kinds import ModelKind
+from coca.predict.transformers_model import OwnTokenizer, read_weights
+from coca.processing.image_file import ImageInput, image_name
+from coca.processing.preprocess import unresized
 
 
 class ClapPredictor(OwnTokenizer):

@@ -27,7 +27,7 @@ from PIL import Image
 
 from coca.core.errors import DataError
 from coca.core.extras import require
-from coca.runtime.image_file import Stream
+from coca.processing.image_file import Stream
 
 AudioSource: TypeAlias = bytes | str | Path
 """Content of a file, or its path; URLs are not fetched."""

@@ -19,11 +19,12 @@ from coca.core.errors import ConfigError
 from coca.core.progress import ProgressMaker, silent
 from coca.experimental.detection import detector as saved
 from coca.experimental.detection.detector import Detector
-from coca.inference.loading import load
-from coca.inference.open_weights import model_folder
-from coca.inference.predictor import Predictor
+from coca.predict.inputs import as_images
+from coca.predict.open_weights import model_folder
+from coca.predict.torch_loading import load_coca
+from coca.predict.torch_predictor import TorchPredictor
 from coca.processing.image import decode
-from coca.runtime.inputs import ImageInput, as_images
+from coca.processing.image_file import ImageInput
 
 COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2", "#17becf")
 
@@ -42,7 +43,7 @@ class Detection:
 class ObjectDetector:
     """A detector with its processor, for inference."""
 
-    def __init__(self, predictor: Predictor, detector: Detector) -> None:
+    def __init__(self, predictor: TorchPredictor, detector: Detector) -> None:
         self.predictor = predictor
         self.detector = detector.eval()
 
@@ -104,7 +105,7 @@ class ObjectDetector:
 
 def load_detector(name: str | Path, *, device: str | None = None) -> ObjectDetector:
     """Load a detector trained by `coca finetune`."""
-    predictor = load(name, device=device)
+    predictor = load_coca(name, device=device)
     return ObjectDetector(predictor, saved.load_detector(model_folder(name), predictor.model))
 
 

@@ -20,10 +20,10 @@ from coca.data.sources.source import read_metadata
 from coca.experimental.detection.detector import Detector, DetectorConfig, save_detector
 from coca.experimental.detection.objective import DetectionObjective, Target
 from coca.experimental.detection.source import BOXES
-from coca.inference.loading import load
-from coca.inference.predictor import Predictor
 from coca.model.openclip.openclip import AnyCoCa
 from coca.model.pretrained import ModelConfig, assemble, build, with_image_size
+from coca.predict.torch_loading import load_coca
+from coca.predict.torch_predictor import TorchPredictor
 from coca.processing.augment import AugmentConfig
 from coca.processing.processor import Processor
 from coca.tasks import TaskConfig
@@ -135,7 +135,7 @@ def finetune_detection(config: DetectionConfig, *, progress: ProgressMaker = sil
 
 def _start(config: DetectionConfig) -> tuple[AnyCoCa, Processor]:
     """Build the captioner that provides the encoder, and the processor for its images."""
-    source = load(config.model, device="cpu", prepack=False)
+    source = load_coca(config.model, device="cpu", prepack=False)
     shape = source.model.config
     assert isinstance(shape, ModelConfig)
     size = config.image_size or shape.image.image_size
@@ -166,7 +166,7 @@ def _finished(
     return finished, trained
 
 
-def _squashed(source: Predictor, size: int) -> Processor:
+def _squashed(source: TorchPredictor, size: int) -> Processor:
     """Return the model's processor, with images of this size stretched to a square."""
     own = source.processor
     image = own.image_config.replace(image_size=size, resize="squash", trim=False)

@@ -26,7 +26,7 @@ from coca.data.sources.annotated import (
     unlisted,
 )
 from coca.data.sources.source import SourceKind
-from coca.runtime.image_file import image_errors, opened, upright_size
+from coca.processing.image_file import image_errors, opened, upright_size
 
 QUESTION = "which objects are where"
 """Question of each sample, including images without objects."""

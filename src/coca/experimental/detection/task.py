@@ -12,9 +12,9 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.experimental.detection.scores import FoundBoxes, TrueBoxes, detection_scores
 from coca.experimental.detection.source import BOXES
-from coca.inference.predictor import require_coca
-from coca.runtime.base_predictor import BasePredictor
-from coca.runtime.image_file import opened, upright_size
+from coca.predict.predictor import Predictor
+from coca.predict.torch_predictor import require_coca
+from coca.processing.image_file import opened, upright_size
 from coca.tasks.task import (
     PREFLIGHT,
     TASKS,
@@ -43,7 +43,7 @@ IMAGE_PX = 288
 
 @TASKS.register("detection")
 def detection(
-    predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
+    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
     """Compute COCO average precision on a source of kind `coco_instances`.
 
@@ -79,7 +79,7 @@ def detection(
 
 
 @PREFLIGHT.register("detection")
-def check(predictor: BasePredictor, config: TaskConfig) -> None:
+def check(predictor: Predictor, config: TaskConfig) -> None:
     """Check that the model is a detector, and that the data have boxes of its classes."""
     require("pycocotools", extra="detection")
     from coca.experimental.detection.detecting import load_detector

@@ -15,17 +15,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
+from coca.core.config.execution import DEFAULT, Execution
 from coca.core.errors import ConfigError, DataError, StorageError
 from coca.core.extras import require
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sources.tar.shards import ShardsConfig
 from coca.data.storage.storage import Storage, full_path
-from coca.runtime.base_predictor import BasePredictor
-from coca.runtime.execution import DEFAULT, Execution
+from coca.predict.loading import load
+from coca.predict.predictor import Predictor
 from coca.search.ingest.ingest_report import BadImage
 from coca.search.ingest.parquet import VectorsInfo, find_vectors, read_info, write_vectors
 from coca.search.ingest.pipeline import ingest
-from coca.workflows.collections.collection_model import lasting_name, load_model, open_collection
+from coca.workflows.collections.collection_model import lasting_name, open_collection
 from coca.workflows.collections.image_sources import SampleSource
 from coca.workflows.collections.index import captioner
 
@@ -54,7 +55,7 @@ def find_shards(uris: Sequence[str | Path]) -> list[str]:
 
 def embed_shards(
     shards: Sequence[str],
-    predictor: BasePredictor,
+    predictor: Predictor,
     out: str | Path,
     *,
     captions: bool = False,
@@ -73,7 +74,7 @@ def embed_shards(
 
 def embed_shard(
     shard: str,
-    predictor: BasePredictor,
+    predictor: Predictor,
     out: str | Path,
     *,
     captions: bool = False,
@@ -111,7 +112,7 @@ def embed_shard(
 def _embed(
     shard: str,
     source: SampleSource,
-    predictor: BasePredictor,
+    predictor: Predictor,
     path: Path,
     captions: bool,
     progress: ProgressMaker,
@@ -136,7 +137,7 @@ def _embed(
     return EmbeddedShard(shard, path, made=True, images=report.good, bad=tuple(report.bad))
 
 
-def _remove_older(shard: str, predictor: BasePredictor, out: str | Path, *, now: set[str]) -> None:
+def _remove_older(shard: str, predictor: Predictor, out: str | Path, *, now: set[str]) -> None:
     """Delete the files of earlier versions of a tar; `now` contains the current file stems."""
     for file in Path(out).glob(f"{escape(Path(shard).stem)}-*.parquet"):
         if file.stem in now or not find_vectors(file):
@@ -146,7 +147,7 @@ def _remove_older(shard: str, predictor: BasePredictor, out: str | Path, *, now:
             file.unlink(missing_ok=True)
 
 
-def _address(source: SampleSource, predictor: BasePredictor, captions: bool) -> str:
+def _address(source: SampleSource, predictor: Predictor, captions: bool) -> str:
     """Hash everything that the result depends on: model, tar content and captioning."""
     parts = (predictor.model_fingerprint, source.fingerprint, str(captions))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
@@ -240,7 +241,7 @@ def share_of_each(
 
 class _Worker:
     def __init__(self, model: str, execution: Execution, out: str, captions: bool) -> None:
-        self._predictor = load_model(model, execution)
+        self._predictor = load(model, **vars(execution))
         self._out = out
         self._captions = captions
 

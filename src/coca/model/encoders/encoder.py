@@ -121,7 +121,7 @@ class Encoded(NamedTuple):
 
     tokens: Float[Tensor, "B S D"]
     probabilities: Float[Tensor, "B K"] | None = None
-    """Of the classes of the encoder's own classifier; None if the model does not read them."""
+    """Class probabilities of the encoder's own classifier; None if the model does not read them."""
 
 
 class ImageEncoder(nn.Module, ABC):

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coca.model.generation.decoder_state import DecoderState, should_compact
+from coca.model.generation.generation_config import GeneratedSequence, GenerationConfig
 from coca.model.generation.logits_processors import LogitsProcessors
-from coca.runtime.class_words import guided_rank
-from coca.runtime.generation_config import GeneratedSequence, GenerationConfig
+from coca.processing.class_words import guided_rank
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from coca.model.generation.generation_config import GenerationConfig
 from coca.model.openclip.openclip_config import TextConfig
-from coca.runtime.class_words import ClassGuide
-from coca.runtime.generation_config import GenerationConfig
-from coca.runtime.word_constraint import WordConstraint
+from coca.processing.class_words import ClassGuide
+from coca.processing.word_constraint import WordConstraint
 
 NO_TOKEN = -1
 """Padding of shorter rows of token ids; not a token."""

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from coca.model.generation.decoder_state import DecoderState, should_compact
+from coca.model.generation.generation_config import GeneratedSequence, GenerationConfig
 from coca.model.generation.logits_processors import NO_TOKEN, LogitsProcessors
-from coca.runtime.generation_config import GeneratedSequence, GenerationConfig
 
 MIN_SORTED_TOKENS = 256
 """First number of likeliest tokens to sort for `top_p`; sorting the whole vocabulary is slow."""

@@ -295,7 +295,7 @@ class OpenCLIP(nn.Module):
         self.image_projection = Linear(config.embed_dim, config.embed_dim, bias=False)
         self.text_projection = Linear(text.width, config.embed_dim, bias=False)
         self.log_scale = nn.Parameter(torch.empty(()))
-        self.logit_bias = self.class_branch = self.class_tokens = None
+        self.logit_bias = None
         self.head: nn.Module | None = None
         self.init_weights()
 
@@ -339,6 +339,11 @@ class OpenCLIP(nn.Module):
         """Encode images to tokens."""
         return Encoded(self.image_encoder(images))
 
+    def pool(self, encoded: Encoded) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B Q D"]]:
+        """Compute `pool_embedding` and `pool_tokens` together."""
+        pooled = self.pooler(encoded.tokens)
+        return unit(self.image_projection(pooled[:, 0])), pooled[:, CAPTIONING]
+
     def pool_tokens(self, encoded: Encoded) -> Float[Tensor, "B Q D"]:
         """Pool encoded images to the tokens that the decoder reads."""
         return self.pooler(encoded.tokens, wanted=CAPTIONING)
@@ -357,13 +362,6 @@ class OpenCLIP(nn.Module):
     ) -> Float[Tensor, "B Q D"]:
         """Compute the decoder's image tokens of each image, or of each series of F images."""
         return self.pool_tokens(self.encode(images))
-
-    def encode_image_and_tokens(
-        self, images: Float[Tensor, "B *F RGB height width"]
-    ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B Q D"], None]:
-        """Compute `encode_image` and `image_tokens` in one pass; there are no classes."""
-        pooled = self.pooler(self.image_encoder(images))
-        return unit(self.image_projection(pooled[:, 0])), pooled[:, CAPTIONING], None
 
     def encode_text(
         self, tokens: Int[Tensor, "B T"], *, padded: bool = False

@@ -13,13 +13,13 @@ from numpy import ndarray
 
 from coca.core.errors import ModelError
 from coca.core.progress import ProgressMaker, silent
-from coca.inference.predictor import Predictor as TorchPredictor
-from coca.inference.tower import TowerPredictor
+from coca.predict.inputs import Caption
+from coca.predict.onnx_predictor import open_exported
+from coca.predict.predictor import Predictor
+from coca.predict.torch_predictor import TorchPredictor as TorchPredictor
+from coca.predict.tower import TowerPredictor
+from coca.processing.image_file import ImageInput
 from coca.release.onnx.tower_export import TEXTS
-from coca.runtime.base_predictor import BasePredictor
-from coca.runtime.image_file import ImageSource
-from coca.runtime.inputs import Caption
-from coca.runtime.predictor import load
 
 BATCHES = (1, 3, 8)
 """Batch sizes that are compared."""
@@ -84,9 +84,9 @@ class EmbeddingResult:
 
 
 def measure_embeddings(
-    exported: BasePredictor,
-    torch: BasePredictor,
-    images: Sequence[ImageSource],
+    exported: Predictor,
+    torch: Predictor,
+    images: Sequence[ImageInput],
     *,
     image_source: str,
     texts: Sequence[str] = TEXTS,
@@ -132,7 +132,7 @@ def check_embeddings(result: EmbeddingResult, precision: str) -> None:
 def measure(
     exported: Path,
     torch: TorchPredictor,
-    images: Sequence[ImageSource],
+    images: Sequence[ImageInput],
     *,
     image_source: str,
     progress: ProgressMaker = silent,
@@ -143,7 +143,7 @@ def measure(
         config = torch.processor.image_config.replace(trim=False, reduced=False)
         processor = torch.processor.with_image(config)
         same_pixels = TorchPredictor(torch.model, processor, fingerprint=torch.fingerprint)
-    runtime = load(exported, batch_size=max(BATCHES))
+    runtime = open_exported(exported, batch_size=max(BATCHES))
     # Resizing to the same size changes nothing, so both read equal pixels.
     seen, own = [], []
     with progress("reading images", len(images)) as bar:
@@ -151,7 +151,7 @@ def measure(
             seen.append(torch.prepare_image(image).transpose(1, 2, 0))
             own.append(runtime.prepare_image(image).transpose(1, 2, 0))
             bar.advance()
-    untrimmed = load(exported, batch_size=max(BATCHES))
+    untrimmed = open_exported(exported, batch_size=max(BATCHES))
     untrimmed.image_settings = replace(untrimmed.image_settings, trim=False, reduced=False)
 
     with_torch, without = (_titled(progress, name) for name in ("torch", "exported"))

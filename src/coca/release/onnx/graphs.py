@@ -26,11 +26,12 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
 from coca.core.extras import require
+from coca.model.class_coca import ClassCoCa
 from coca.model.layers.transformer import KeysAndValues
 from coca.model.openclip.openclip import AnyCoCa
+from coca.predict.manifest import cache_names, cross_names
 from coca.processing.image import ImageConfig
-from coca.runtime.files import cache_names, cross_names
-from coca.runtime.preprocess import ImageSettings
+from coca.processing.preprocess import ImageSettings
 
 OPSET = 20
 """Version of the ONNX operators."""
@@ -61,12 +62,13 @@ class Vision(Pixels):
     def __init__(self, model: AnyCoCa, image: ImageConfig, *, with_classes: bool = False) -> None:
         super().__init__(image)
         self.model, self.with_classes = model, with_classes
-        if model.class_tokens is not None:
+        if isinstance(model, ClassCoCa) and model.class_tokens is not None:
             model.class_tokens.fold_(model.unimodal_decoder.token_embedding)
 
     def forward(self, pixels: UInt8[Tensor, "B 3 S S"]) -> tuple[Tensor | None, ...]:
-        found = self.model.encode_image_and_tokens(self.normalized(pixels))
-        return found if self.with_classes else found[:2]
+        encoded = self.model.encode(self.normalized(pixels))
+        outputs = self.model.pool(encoded)
+        return (*outputs, encoded.probabilities) if self.with_classes else outputs
 
 
 class Text(nn.Module):

@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 
 from coca.core.extras import require
 from coca.core.files.atomic import sha256_file, write_atomic, write_json
-from coca.inference.loading import load
-from coca.inference.model_kinds import MODEL_FILES
 from coca.model.pretrained import WEIGHTS_FILE
+from coca.predict.manifest import GRAPHS, MANIFEST_FILE, PREPROCESS_FILE, read_manifest
+from coca.predict.model_kinds import MODEL_FILES
+from coca.predict.torch_loading import load_coca
 from coca.release.onnx.onnx_export import write_files
-from coca.runtime.files import GRAPHS, MANIFEST_FILE, PREPROCESS_FILE, read_manifest
 
 _TYPES = {"F32": 1, "F16": 10, "BF16": 16}
 """Type in a safetensors file -> `onnx.TensorProto.DataType`."""
@@ -35,7 +35,7 @@ def write_linked_graphs(folder: str | Path) -> None:
     onnx = require("onnx", extra="onnx")
     folder = Path(folder)
     with TemporaryDirectory() as scratch:
-        exported, predictor = Path(scratch), load(folder, device="cpu", prepack=False)
+        exported, predictor = Path(scratch), load_coca(folder, device="cpu", prepack=False)
         write_files(exported, predictor, "fp32", name=folder.name, optimize=False)
         for name in (f"{graph}.onnx" for graph in GRAPHS):
             graph = onnx.load(exported / name)

@@ -13,10 +13,24 @@ from coca.core.errors import ConfigError
 from coca.core.files.atomic import atomic_folder, read_json, sha256_file, write_json
 from coca.core.files.formats import IMAGE_SUFFIXES
 from coca.core.progress import ProgressMaker, silent
-from coca.inference.image_text_predictor import ImageTextPredictor
-from coca.inference.predictor import Predictor
 from coca.model.openclip.openclip_config import TextConfig
+from coca.predict.image_text_predictor import ImageTextPredictor
+from coca.predict.manifest import (
+    FLOAT_VISION,
+    FORMAT_VERSION,
+    GRAPHS,
+    MANIFEST_FILE,
+    PREPROCESS_FILE,
+    TOKENIZER_FILE,
+    TOWER_TOKENIZER_FILE,
+    Manifest,
+)
+from coca.predict.onnx_predictor import open_exported
+from coca.predict.torch_predictor import TorchPredictor
+from coca.processing.caption_words import CAPTION_WORDS_FILE
 from coca.processing.clip_bpe import ClipTokenizer
+from coca.processing.image_file import ImageInput
+from coca.processing.preprocess import TextSettings, square
 from coca.processing.processor import Processor
 from coca.release.onnx.gates import (
     EmbeddingResult,
@@ -34,20 +48,6 @@ from coca.release.onnx.tower_export import (
     tower_of,
     write_tower_tokenizer,
 )
-from coca.runtime.caption_words import CAPTION_WORDS_FILE
-from coca.runtime.files import (
-    FLOAT_VISION,
-    FORMAT_VERSION,
-    GRAPHS,
-    MANIFEST_FILE,
-    PREPROCESS_FILE,
-    TOKENIZER_FILE,
-    TOWER_TOKENIZER_FILE,
-    Manifest,
-)
-from coca.runtime.image_file import ImageSource
-from coca.runtime.predictor import load as load_exported
-from coca.runtime.preprocess import TextSettings, square
 
 # Images for the gates of an export: those of a folder, or a small drawn set.
 
@@ -61,7 +61,7 @@ MAX_IMAGES = 512
 _SIDE_PX = 256
 
 
-def gate_images(folder: Path | None, *, drawn: int = DRAWN) -> Sequence[ImageSource]:
+def gate_images(folder: Path | None, *, drawn: int = DRAWN) -> Sequence[ImageInput]:
     """Return the images of a folder and its subfolders by name, or drawn images without a folder.
 
     Of a folder with more than `MAX_IMAGES` images, so many at equal distances are returned.
@@ -141,13 +141,13 @@ def export_onnx(
             progress=progress,
         )
         result: GateResult | EmbeddingResult
-        if isinstance(predictor, Predictor):
+        if isinstance(predictor, TorchPredictor):
             result = measure(
                 unfinished, predictor, compared, image_source=source, progress=progress
             )
             check(result, precision)
         else:
-            exported = load_exported(unfinished)
+            exported = open_exported(unfinished)
             result = measure_embeddings(exported, predictor, compared, image_source=source)
             check_embeddings(result, precision)
         manifest = read_json(unfinished / MANIFEST_FILE)
@@ -157,11 +157,11 @@ def export_onnx(
 
 def write_files(
     folder: Path,
-    predictor: Predictor | ImageTextPredictor,
+    predictor: TorchPredictor | ImageTextPredictor,
     precision: Literal["fp32", "int8"],
     *,
     name: str,
-    images: Sequence[ImageSource] = (),
+    images: Sequence[ImageInput] = (),
     optimize: bool = True,
     progress: ProgressMaker = silent,
 ) -> None:
@@ -170,9 +170,9 @@ def write_files(
     Without `optimize`, graphs keep all weights as they are.
     """
     tower = tower_of(predictor)
-    captioner = predictor.model if isinstance(predictor, Predictor) else None
+    captioner = predictor.model if isinstance(predictor, TorchPredictor) else None
     settings = predictor.image_settings
-    if isinstance(predictor, Predictor) and tower is None:
+    if isinstance(predictor, TorchPredictor) and tower is None:
         settings = predictor.processor.image_config.settings(resampler="pillow")
         processor = predictor.processor
         graphs = graphs_of(
@@ -202,7 +202,7 @@ def write_files(
         )
     sections = {"image": asdict(settings)}
     layers = (0, 0)
-    if isinstance(predictor, Predictor):
+    if isinstance(predictor, TorchPredictor):
         text, processor = predictor.model.config.text, predictor.processor
         processor.tokenizer.save(folder / TOKENIZER_FILE)
         if processor.caption_words is not None:

@@ -16,18 +16,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coca.core.errors import UnsupportedError
-from coca.inference.image_text_predictor import ImageTextPredictor
-from coca.inference.loading import load
-from coca.inference.model_kinds import library_of
-from coca.inference.open_weights import model_folder
-from coca.inference.openclip_model import OpenCLIPPredictor
-from coca.inference.predictor import Predictor
-from coca.inference.tower import TowerPredictor, load_tower
 from coca.model.openclip.openclip import AnyCoCa
+from coca.predict.image_text_predictor import ImageTextPredictor
+from coca.predict.manifest import is_exported
+from coca.predict.model_kinds import library_of
+from coca.predict.open_weights import model_folder
+from coca.predict.openclip_model import OpenCLIPPredictor
+from coca.predict.torch_loading import load_coca
+from coca.predict.torch_predictor import TorchPredictor
+from coca.predict.tower import TowerPredictor, load_tower
 from coca.processing.clip_bpe import EOT, SOT, ClipTokenizer
+from coca.processing.preprocess import TowerText, TowerTokens
 from coca.release.onnx.graphs import BATCH, Graph, Pixels
-from coca.runtime.files import is_exported
-from coca.runtime.preprocess import TowerText, TowerTokens
 
 _START, _END = "<start_of_text>", "<end_of_text>"
 """OpenCLIP's names of CLIP's special tokens, which a text may contain."""
@@ -48,13 +48,13 @@ TEXTS = (
 """Texts whose ids and embeddings are compared with those of the library."""
 
 
-def load_for_export(model: str | Path) -> Predictor | ImageTextPredictor:
+def load_for_export(model: str | Path) -> TorchPredictor | ImageTextPredictor:
     """Load a model on the CPU, without prepacked weights, whose layout is that of this CPU."""
     if is_exported(model) or is_exported(folder := model_folder(model)):
         raise UnsupportedError(f"{model} is an ONNX model already, and runs without torch as it is")
     library = library_of(folder)
     if library is None:
-        return load(folder, device="cpu", prepack=False)
+        return load_coca(folder, device="cpu", prepack=False)
     if library not in ("openclip", "transformers"):
         raise UnsupportedError(
             f"{model} is a model of {library}; models of OpenCLIP and transformers are exported"
@@ -62,7 +62,7 @@ def load_for_export(model: str | Path) -> Predictor | ImageTextPredictor:
     return load_tower(folder, prepack=True)
 
 
-def tower_of(predictor: Predictor | ImageTextPredictor) -> ImageTextPredictor | None:
+def tower_of(predictor: TorchPredictor | ImageTextPredictor) -> ImageTextPredictor | None:
     """Return the model of another library whose embeddings a model has, if there is one."""
     if isinstance(predictor, TowerPredictor):
         return predictor.tower

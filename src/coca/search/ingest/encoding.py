@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from coca.core.errors import DataError
-from coca.runtime.image_file import read_image
+from coca.processing.image_file import read_image
 from coca.search.perceptual_hash import DECODED_SIDE
 from coca.search.perceptual_hash import perceptual_hash as hash_of
 from coca.search.predictor import CaptioningEmbedder, Embedder, PreparingEmbedder

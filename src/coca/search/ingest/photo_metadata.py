@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 from PIL import Image, ImageFile, IptcImagePlugin
 
 from coca.core.files.formats import HEAD_BYTES, is_raw
-from coca.runtime.image_file import decoder_warnings_ignored, opened, raw_tags, upright_size
+from coca.processing.image_file import decoder_warnings_ignored, opened, raw_tags, upright_size
 from coca.search.ingest.exif import (
     MAX_TEXT_BYTES,
     Exif,

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from coca.core.errors import SearchError
-from coca.runtime.prompts import class_means, sentences_of
+from coca.predict.prompts import class_means, sentences_of
 from coca.search.predictor import Embedder
 from coca.search.records import Record, check_same_model, record_id
 from coca.search.store import Collection

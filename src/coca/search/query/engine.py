@@ -11,8 +11,8 @@ from jaxtyping import Float, Float32, Float64
 
 from coca.core.errors import ArgumentError, SearchError
 from coca.core.files.local_files import read_file
-from coca.runtime.image_file import read_image, size_of
-from coca.runtime.inputs import as_images, as_texts
+from coca.predict.inputs import as_images, as_texts
+from coca.processing.image_file import read_image, size_of
 from coca.search.edits import edited, undone, update_embedded
 from coca.search.filters import where
 from coca.search.perceptual_hash import perceptual_hash

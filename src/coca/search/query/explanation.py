@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import DataError, UnsupportedError
-from coca.runtime.caption_words import CAPTION_WORDS_FILE, CaptionWords
-from coca.runtime.image_reading import ImageReading, WordReading
-from coca.runtime.inputs import Prediction
+from coca.predict.image_reading import ImageReading, WordReading
+from coca.predict.inputs import Prediction
+from coca.processing.caption_words import CAPTION_WORDS_FILE, CaptionWords
 from coca.search.filter_language import conditions_of
 from coca.search.filters import all_of, where
 from coca.search.query.background import text_vectors

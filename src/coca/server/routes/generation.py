@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from pydantic import ConfigDict, Field, model_validator
 
 from coca.core.errors import ConfigError
-from coca.runtime.generation_config import GenerationConfig
+from coca.model.generation.generation_config import GenerationConfig
 from coca.server.bodies import (
     MAX_TEXT,
     Body,

@@ -17,7 +17,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from coca.core.errors import CocaError, ConfigError
 from coca.core.files.formats import media_type_of
 from coca.core.files.local_files import file_etag
-from coca.runtime.text_reader import MAX_SIDE_PX
+from coca.processing.text_reader import MAX_SIDE_PX
 from coca.search.edits import edited, undone, update_embedded
 from coca.search.filters import where
 from coca.search.ingest.photo_metadata import PHOTO_FIELDS, Annotation, reads_of_files, with_place

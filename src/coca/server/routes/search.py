@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from coca.core.errors import ArgumentError
-from coca.runtime.base_predictor import BasePredictor
+from coca.predict.predictor import Predictor as BasePredictor
 from coca.search.filter_language import columns_in, parse
 from coca.search.filters import all_of, any_of, has_all_tags, has_any_tag, where
 from coca.search.mining.recommend import others_than, vector_on

@@ -13,12 +13,12 @@ from numpy import ndarray
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
-from coca.inference.predictor import require_coca
 from coca.metrics.classification import per_class_accuracy, softmax, top_k_accuracy
 from coca.metrics.intervals import wilson_interval
 from coca.model.coca_config import HeadConfig
 from coca.model.heads import head_of
-from coca.runtime.base_predictor import BasePredictor
+from coca.predict.predictor import Predictor
+from coca.predict.torch_predictor import require_coca
 from coca.tasks.baselines import class_guesses
 from coca.tasks.task import (
     PREFLIGHT,
@@ -125,7 +125,7 @@ def _middle(images: Sequence[bytes]) -> bytes:
 
 @TASKS.register("recognition")
 def recognition(
-    predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
+    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
     """Compute top-1, top-5 and mean per-class accuracy over the classes of the model's head.
 
@@ -140,7 +140,7 @@ def recognition(
 
 
 @PREFLIGHT.register("recognition")
-def check(predictor: BasePredictor, config: TaskConfig) -> None:
+def check(predictor: Predictor, config: TaskConfig) -> None:
     """Check that the head reads images, and that it has all labels of the data."""
     head = _image_head(predictor)
     samples = read_all_metadata(config.data, limit=config.limit)
@@ -172,7 +172,7 @@ def class_indices(
     return np.array([indices[sample.labels[0]] for sample in samples], np.int64)
 
 
-def _image_head(predictor: BasePredictor) -> HeadConfig:
+def _image_head(predictor: Predictor) -> HeadConfig:
     head = head_of(require_coca(predictor).model).config
     if head.reads != "image":
         raise ConfigError("the model's head reads text; recognition needs a head that reads images")

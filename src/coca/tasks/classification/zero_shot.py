@@ -13,10 +13,10 @@ from coca.data.loading.text import humanize_label
 from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
 from coca.data.sources.source import ClassSource, MetadataSource
-from coca.inference.video import embed_clips, require_single_images
 from coca.metrics.classification import top_k_accuracy
-from coca.runtime.base_predictor import BasePredictor
-from coca.runtime.prompts import sentences_of, templates_named
+from coca.predict.predictor import Predictor
+from coca.predict.prompts import sentences_of, templates_named
+from coca.predict.video import embed_clips, require_single_images
 from coca.tasks.baselines import EncoderClassifier
 from coca.tasks.classification.recognition import classified, require_labels
 from coca.tasks.reranking import best_of_each_row, reranked
@@ -32,7 +32,7 @@ from coca.tasks.task import (
 
 @TASKS.register("zero_shot")
 def zero_shot(
-    predictor: BasePredictor, config: TaskConfig, *, progress: ProgressMaker = silent
+    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
     """Compute top-1, top-5 and mean per-class accuracy over all classes.
 
@@ -62,7 +62,7 @@ def zero_shot(
 
 
 @PREFLIGHT.register("zero_shot")
-def check(predictor: BasePredictor, config: TaskConfig) -> None:
+def check(predictor: Predictor, config: TaskConfig) -> None:
     """Check that all samples have a label among the classes, and all classes have prompts."""
     templates = templates_named(config.prompts)
     if samples := read_all_metadata(config.data, limit=config.limit):
@@ -70,7 +70,7 @@ def check(predictor: BasePredictor, config: TaskConfig) -> None:
 
 
 def _scores(
-    predictor: BasePredictor,
+    predictor: Predictor,
     config: TaskConfig,
     clips: Sequence[Sequence[bytes]],
     names: Sequence[str],

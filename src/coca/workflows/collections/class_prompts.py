@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from coca.core.errors import ConfigError, SearchError
-from coca.runtime.base_predictor import BasePredictor
-from coca.runtime.inputs import ImageInput, Prediction, predictions
+from coca.predict.inputs import Prediction, predictions
+from coca.predict.predictor import Predictor
+from coca.processing.image_file import ImageInput
 from coca.search.records import CollectionInfo, check_same_model
 from coca.search.store import CLASSES_COLLECTION, DEFAULT_COLLECTION, Collection
 from coca.workflows.collections.collection_model import infos_at, open_collection
@@ -44,7 +45,7 @@ def info_at(uri: str, collection: str, *, token: str = "") -> CollectionInfo | N
     return next(iter(infos.values()), None)
 
 
-def check_classes_model(info: CollectionInfo, predictor: BasePredictor) -> None:
+def check_classes_model(info: CollectionInfo, predictor: Predictor) -> None:
     """Check that a model's vectors are comparable with a collection of classes."""
     check_same_model(
         info,
@@ -56,7 +57,7 @@ def check_classes_model(info: CollectionInfo, predictor: BasePredictor) -> None:
 
 @contextmanager
 def open_classes(
-    predictor: BasePredictor,
+    predictor: Predictor,
     uri: str,
     collection: str = CLASSES_COLLECTION,
     *,
@@ -74,7 +75,7 @@ def open_classes(
 
 
 def classify_by(
-    predictor: BasePredictor,
+    predictor: Predictor,
     labels: Sequence[str],
     vectors: Float32[np.ndarray, "K E"],
     images: Sequence[ImageInput],

@@ -1,7 +1,4 @@
-"""Open a collection together with the model that filled it, and search it.
-
-Modules that import torch are imported by functions: an exported model does not need it.
-"""
+"""Open a collection together with the model that filled it, and search it."""
 
 import os
 import shlex
@@ -10,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from coca.core.errors import ConfigError, ModelError
-from coca.runtime.base_predictor import BasePredictor
-from coca.runtime.execution import DEFAULT, Execution
-from coca.runtime.files import is_exported
-from coca.runtime.predictor import load as load_exported
-from coca.runtime.short_vectors import shorten
-from coca.runtime.text_embedder import TextEmbedder
+from coca.core.config.execution import DEFAULT, Execution
+from coca.core.errors import ModelError
+from coca.predict.loading import load
+from coca.predict.manifest import is_exported
+from coca.predict.predictor import Predictor
+from coca.predict.short_vectors import shorten
+from coca.predict.text_embedder import TextEmbedder
 from coca.search import stores
 from coca.search.predictor import Embedder
 from coca.search.query.engine import SearchEngine
@@ -25,19 +22,6 @@ from coca.search.store import Collection
 from coca.weights import FINGERPRINTS, is_shipped, shipped
 
 E = TypeVar("E", bound=Embedder)
-
-
-def load_model(name: str | Path, execution: Execution = DEFAULT) -> BasePredictor:
-    """Load a model on the library that runs it."""
-    if is_exported(name):
-        if execution.device is not None or execution.precision not in ("auto", "fp32"):
-            raise ConfigError(
-                f"{name} runs on ONNX as it was exported: leave --device and --model-precision out"
-            )
-        return load_exported(name)
-    from coca.inference.image_text import load
-
-    return load(name, **vars(execution))
 
 
 def fitted(model: E, info: CollectionInfo | None) -> E:
@@ -52,7 +36,7 @@ def fitted(model: E, info: CollectionInfo | None) -> E:
 
 @contextmanager
 def open_collection(
-    model: BasePredictor,
+    model: Predictor,
     uri: str,
     collection: str | None = None,
     *,
@@ -84,7 +68,7 @@ def infos_at(uri: str, *, token: str = "") -> dict[str, CollectionInfo]:
         return {info.collection: info for info in store.list()}
 
 
-def lasting_name(model: BasePredictor) -> str:
+def lasting_name(model: Predictor) -> str:
     """Return the name of a shipped model, else the absolute path of the model folder.
 
     A path of a shipped model would be valid for this installation only.
@@ -161,11 +145,11 @@ def open_search(
 def load_embedder(name: str | Path, execution: Execution = DEFAULT) -> Embedder:
     """Load a model that embeds queries; a shipped model embeds texts without torch."""
     if execution == DEFAULT and is_shipped(name):
-        return TextEmbedder(str(name), lambda: load_model(name))
-    return load_model(name, execution)
+        return TextEmbedder(str(name), lambda: load(name))
+    return load(name, **vars(execution))
 
 
-def text_embedder(model: BasePredictor) -> Embedder:
+def text_embedder(model: Predictor) -> Embedder:
     """Return the embedder of texts of a shipped model, without torch; else the model itself."""
     name = lasting_name(model)
     if not is_shipped(name):

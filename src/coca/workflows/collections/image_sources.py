@@ -25,7 +25,7 @@ from coca.data.sources.table_source import ManifestConfig
 from coca.data.sources.tar.shards import ShardsConfig, ShardSource
 from coca.data.sources.zip_archive import ZipConfig
 from coca.data.storage.storage import expand_braces, full_path, is_remote
-from coca.runtime.image_file import DECODERS
+from coca.processing.image_file import DECODERS
 from coca.search.ingest.parquet import find_vectors
 from coca.search.ingest.photo_metadata import Annotation
 from coca.search.ingest.sources import (

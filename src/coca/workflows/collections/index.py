@@ -14,9 +14,10 @@ from coca.core.errors import ConfigError, SearchError
 from coca.core.extras import require_installed
 from coca.core.progress import ProgressMaker, ProgressOption, as_maker
 from coca.data.sample import BadSample, BadSampleLog
-from coca.runtime.base_predictor import BasePredictor
-from coca.runtime.short_vectors import shorten
-from coca.runtime.text_reader import TextReader
+from coca.predict.loading import load
+from coca.predict.predictor import Predictor
+from coca.predict.short_vectors import shorten
+from coca.processing.text_reader import TextReader
 from coca.search import stores
 from coca.search.ingest.encoding import Captioner
 from coca.search.ingest.ingest_report import BadLog, IngestReport
@@ -29,7 +30,6 @@ from coca.weights import DEFAULT_MODEL
 from coca.workflows.collections.collection_model import (
     fitted,
     lasting_name,
-    load_model,
     model_of,
 )
 from coca.workflows.collections.image_sources import (
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 _BATCH_IMAGES, _OCR_IMAGES = 64, 8
 """Images of one transaction, and with OCR."""
 
-ModelLoader: TypeAlias = Callable[[CollectionInfo | None], Callable[[], BasePredictor]]
+ModelLoader: TypeAlias = Callable[[CollectionInfo | None], Callable[[], Predictor]]
 """Chooses the model to fill a collection with, and returns a function that loads it; None: the
 collection does not exist yet. A model that is known not to fit is refused without loading it."""
 
@@ -72,7 +72,7 @@ def index(
     sources: str | Path | Sequence[str | Path],
     uri: str | Path = "coca.db",
     *,
-    model: BasePredictor | str | Path | None = None,
+    model: Predictor | str | Path | None = None,
     progress: ProgressOption = False,
     **options: Unpack[IndexOptions],
 ) -> IndexResult:
@@ -100,19 +100,19 @@ def index(
             f"the sources must be paths, got {type(sources).__name__}: pass a folder, files, or a "
             "table with a column `image` (.csv, .parquet); images in memory go to SearchEngine.add"
         )
-    if isinstance(model, BasePredictor):
+    if isinstance(model, Predictor):
         return index_images(listed, model, uri=uri, progress=progress, **options)
 
-    def choose(info: CollectionInfo | None) -> Callable[[], BasePredictor]:
+    def choose(info: CollectionInfo | None) -> Callable[[], Predictor]:
         name = model or (DEFAULT_MODEL if info is None else model_of(info))
-        return lambda: load_model(name)
+        return lambda: load(name)
 
     return index_images(listed, choose, uri=uri, progress=progress, **options)
 
 
 def index_images(
     uris: Sequence[str | Path],
-    model: BasePredictor | ModelLoader,
+    model: Predictor | ModelLoader,
     *,
     uri: str | Path,
     watch: Callable[[IndexResult], None] | None = None,
@@ -172,7 +172,7 @@ def index_images(
 
 def index_sources(
     sources: Sequence[AnySource],
-    predictor: BasePredictor,
+    predictor: Predictor,
     *,
     uri: str,
     progress: ProgressOption = False,
@@ -185,7 +185,7 @@ def index_sources(
 
 @contextmanager
 def _indexing(
-    model: BasePredictor | ModelLoader,
+    model: Predictor | ModelLoader,
     uri: str,
     settings: IndexSettings,
     progress: ProgressMaker,
@@ -204,15 +204,15 @@ def _indexing(
             check_same_model(info, fingerprint=info.fingerprint, embed_dim=dimensions)
         if info is None:
             stores.check_name(uri, name)
-        given = model if isinstance(model, BasePredictor) else model(info)
+        given = model if isinstance(model, Predictor) else model(info)
 
         @cache
-        def load() -> BasePredictor:
-            loaded = given if isinstance(given, BasePredictor) else given()
-            return fitted(loaded, info) if dimensions is None else shorten(loaded, dimensions)
+        def loaded() -> Predictor:
+            whole = given if isinstance(given, Predictor) else given()
+            return fitted(whole, info) if dimensions is None else shorten(whole, dimensions)
 
         if info is None:
-            new = load()
+            new = loaded()
             store = store or stack.enter_context(stores.open_store(uri, token=token, create=True))
             collection = stores.open_or_create(
                 store,
@@ -224,14 +224,14 @@ def _indexing(
         else:
             assert store is not None
             collection = store.open(name)
-            if isinstance(given, BasePredictor):
-                check_same_model(info, fingerprint=given.fingerprint, embed_dim=load().embed_dim)
-        yield partial(_index_into, collection, load, _writer(settings), settings, progress)
+            if isinstance(given, Predictor):
+                check_same_model(info, fingerprint=given.fingerprint, embed_dim=loaded().embed_dim)
+        yield partial(_index_into, collection, loaded, _writer(settings), settings, progress)
 
 
 def _index_into(
     collection: Collection,
-    load: Callable[[], BasePredictor],
+    load: Callable[[], Predictor],
     writer: Captioner | None,
     settings: IndexSettings,
     progress: ProgressMaker,
@@ -307,11 +307,11 @@ def _writer(settings: IndexSettings) -> Captioner | None:
     if given is None or not settings.captions:
         return None
 
-    load = cache(lambda: captioner(load_model(given) if isinstance(given, str | Path) else given))
-    return lambda images: load()(images)
+    writer = cache(lambda: captioner(load(given) if isinstance(given, str | Path) else given))
+    return lambda images: writer()(images)
 
 
-def captioner(predictor: BasePredictor) -> Captioner:
+def captioner(predictor: Predictor) -> Captioner:
     """Wrap a predictor as the captioner of `ingest`."""
     if not predictor.has_decoder:
         raise ConfigError(

@@ -11,7 +11,7 @@ from pydantic import Field
 from coca.core.config.frozen_config import Config, Fraction
 
 if TYPE_CHECKING:
-    from coca.runtime.base_predictor import BasePredictor
+    from coca.predict.predictor import Predictor
 
 
 class IndexSettings(Config):
@@ -57,7 +57,7 @@ class IndexOptions(TypedDict, total=False):
     collection: str | None
     token: str
     captions: bool
-    captions_from: "BasePredictor | str | Path | None"
+    captions_from: "Predictor | str | Path | None"
     ocr: bool
     prune: bool
     prune_empty: bool

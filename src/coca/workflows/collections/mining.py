@@ -10,8 +10,8 @@ from jaxtyping import Float32
 from coca.core.errors import ConfigError, SearchError
 from coca.core.files.local_files import read_file
 from coca.core.progress import ProgressOption, as_maker
-from coca.runtime.base_predictor import BasePredictor
-from coca.runtime.image_file import read_image
+from coca.predict.predictor import Predictor
+from coca.processing.image_file import read_image
 from coca.search.filters import NOT_HIDDEN
 from coca.search.ingest.photo_metadata import read_header
 from coca.search.mining.duplicates import KEPT_PAIRS, Duplicates, near_duplicates
@@ -56,7 +56,7 @@ class Mining:
 
 def mine(
     collection: Collection,
-    predictor: BasePredictor,
+    predictor: Predictor,
     mining: Mining,
     choice: Choice,
     out: str | Path,
@@ -103,7 +103,7 @@ def find_duplicates(
     collection: Collection,
     *,
     others: Sequence[str | Path] = (),
-    predictor: BasePredictor | None = None,
+    predictor: Predictor | None = None,
     keep: int = KEPT_PAIRS,
     progress: ProgressOption = False,
 ) -> tuple[Duplicates, Images]:
@@ -135,7 +135,7 @@ def find_duplicates(
 
 def _scores(
     engine: SearchEngine,
-    predictor: BasePredictor,
+    predictor: Predictor,
     mining: Mining,
     vectors: Float32[np.ndarray, "N E"],
 ) -> Float32[np.ndarray, " N"] | None:

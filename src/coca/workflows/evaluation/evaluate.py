@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from coca.core.config.execution import DEFAULT, Execution
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError
 from coca.core.progress import ProgressMaker, ProgressOption, as_maker
 from coca.core.provenance import record
-from coca.inference.caching import caching
-from coca.inference.image_text import load
-from coca.runtime.base_predictor import BasePredictor
-from coca.runtime.execution import DEFAULT, Execution
+from coca.predict.caching import caching
+from coca.predict.loading import load
+from coca.predict.predictor import Predictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.task import check_task
 from coca.workflows.evaluation.evaluation_report import Evaluated, benchmark_named, write_reports
@@ -29,7 +29,7 @@ class SuiteConfig(Config):
 
 
 def evaluate(
-    model: BasePredictor | str | Path,
+    model: Predictor | str | Path,
     configs: Sequence[TaskConfig],
     *,
     out: str | Path | None = None,
@@ -54,7 +54,7 @@ def evaluate(
 
 
 def side_by_side(
-    models: Sequence[BasePredictor | str | Path],
+    models: Sequence[Predictor | str | Path],
     configs: Sequence[TaskConfig],
     *,
     out: str | Path | None = None,
@@ -80,12 +80,10 @@ def side_by_side(
         TASKS.get(config.task)
         if config.benchmark:
             benchmark_named(config.benchmark)
-    names = [it.source if isinstance(it, BasePredictor) else str(it) for it in models]
+    names = [it.source if isinstance(it, Predictor) else str(it) for it in models]
     if len({*names}) < len(names):
         raise ConfigError(f"one of the models {', '.join(names)} is named twice")
-    predictors = [
-        it if isinstance(it, BasePredictor) else load(it, **vars(execution)) for it in models
-    ]
+    predictors = [it if isinstance(it, Predictor) else load(it, **vars(execution)) for it in models]
     for predictor in predictors:
         for config in configs:
             check_task(predictor, config)
@@ -98,7 +96,7 @@ def side_by_side(
 
 
 def _run_all(
-    predictor: BasePredictor,
+    predictor: Predictor,
     configs: Sequence[TaskConfig],
     progress: ProgressMaker,
     log: Callable[[str], None],
@@ -111,7 +109,7 @@ def _run_all(
 
 
 def _run(
-    predictor: BasePredictor,
+    predictor: Predictor,
     config: TaskConfig,
     progress: ProgressMaker,
     log: Callable[[str], None],

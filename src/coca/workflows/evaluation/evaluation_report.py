@@ -19,7 +19,7 @@ from coca.core.errors import ConfigError, MissingExtraError, did_you_mean
 from coca.core.files.atomic import write_atomic
 from coca.core.provenance import commit_shown
 from coca.metrics.intervals import interval_shown
-from coca.runtime.base_predictor import BasePredictor
+from coca.predict.predictor import Predictor
 from coca.tasks import TaskConfig, TaskResult
 from coca.tasks.baselines import baseline_shown, without_baselines
 from coca.tasks.task import Confusion, ReportSamples
@@ -133,7 +133,7 @@ class Evaluated:
 
 def write_reports(
     folder: Path,
-    predictor: BasePredictor,
+    predictor: Predictor,
     configs: Sequence[TaskConfig],
     entries: Sequence[Evaluated],
     *,
@@ -234,7 +234,7 @@ def _strongest(benchmark: Benchmark, source: str) -> PublishedModel | None:
     return next((model for model in benchmark.models if model.source == source), None)
 
 
-def _lead(predictor: BasePredictor, entries: Sequence[Evaluated]) -> str:
+def _lead(predictor: Predictor, entries: Sequence[Evaluated]) -> str:
     network = getattr(predictor, "model", None)
     weights = [] if network is None else list(network.parameters())
     size = parameters_shown(sum(weight.numel() for weight in weights))
@@ -249,7 +249,7 @@ def _lead(predictor: BasePredictor, entries: Sequence[Evaluated]) -> str:
 
 
 def _as_json(
-    predictor: BasePredictor,
+    predictor: Predictor,
     configs: Sequence[TaskConfig],
     entries: Sequence[Evaluated],
     compare: Comparison,

@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import TypeAlias
 
 from coca.core.extras import require
-from coca.runtime.image_file import ImageSource
+from coca.processing.image_file import ImageInput
 from coca.tasks.task import THUMBNAIL_PX, ImageRow, thumbnail
 
 # Markdown tables for model cards and reports.
@@ -52,7 +52,7 @@ class Table:
         return [[(_shown(cell), not isinstance(cell, str)) for cell in row] for row in self.rows]
 
 
-def thumbnail_uri(image: ImageSource, size_px: int = THUMBNAIL_PX) -> str:
+def thumbnail_uri(image: ImageInput, size_px: int = THUMBNAIL_PX) -> str:
     """Encode an image, at most `size_px` x `size_px` pixels, as a data URI for HTML."""
     return f"data:image/webp;base64,{base64.b64encode(thumbnail(image, size_px)).decode()}"
 

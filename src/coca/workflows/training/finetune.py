@@ -22,16 +22,16 @@ from coca.core.malloc import keep_freed_memory
 from coca.core.progress import ProgressMaker, ProgressOption, as_maker, silent
 from coca.data.loading.loader import LoaderConfig
 from coca.data.sources.source import SourceConfig, read_metadata
-from coca.inference import image_text
-from coca.inference.loading import load
-from coca.inference.predictor import Predictor
-from coca.inference.tower import reusing_tower
 from coca.metrics.answers import normalize_answer
 from coca.model.checkpoint import has_checkpoint
 from coca.model.coca_config import HeadConfig
 from coca.model.lora import LoraConfig, add_lora_, merged
 from coca.model.openclip.openclip import AnyCoCa
 from coca.model.pretrained import ModelConfig, assemble, build, with_image_size
+from coca.predict.loading import load
+from coca.predict.torch_loading import load_coca
+from coca.predict.torch_predictor import TorchPredictor
+from coca.predict.tower import reusing_tower
 from coca.processing.augment import AugmentConfig
 from coca.processing.image import ImageTransform
 from coca.processing.processor import Processor
@@ -290,7 +290,7 @@ def finetune(config: FinetuneConfig, *, progress: ProgressOption = False) -> Run
     world.broadcast_from_main(
         lambda: compare_with_earlier(config, fixed=fixed, logged=("data", "loss"))
     )
-    source = load(config.model, device="cpu", prepack=False)
+    source = load_coca(config.model, device="cpu", prepack=False)
     head = _head(config, sources, progress)
     processor = _processor(config, source, sources, progress)
     torch.manual_seed(config.seed)
@@ -303,7 +303,7 @@ def finetune(config: FinetuneConfig, *, progress: ProgressOption = False) -> Run
     if config.lora is not None:
         add_lora_(model, config.lora)
     # The untrained model suffices to find errors of the evaluation before training.
-    untrained = Predictor(model, processor, fingerprint="", source=config.model)
+    untrained = TorchPredictor(model, processor, fingerprint="", source=config.model)
     for task in config.evaluate:
         check_task(untrained, task)
     # All ranks have the same weights; from here each rank has its own random state.
@@ -368,7 +368,7 @@ def _head(config: FinetuneConfig, sources: Sources, progress: ProgressMaker) -> 
     )
 
 
-def _shape(config: FinetuneConfig, source: Predictor, head: HeadConfig | None) -> ModelConfig:
+def _shape(config: FinetuneConfig, source: TorchPredictor, head: HeadConfig | None) -> ModelConfig:
     """Return the model's configuration with the head and image size of the run."""
     shape = source.model.config
     assert isinstance(shape, ModelConfig)
@@ -381,7 +381,7 @@ def _shape(config: FinetuneConfig, source: Predictor, head: HeadConfig | None) -
 
 
 def _processor(
-    config: FinetuneConfig, source: Predictor, sources: Sources, progress: ProgressMaker
+    config: FinetuneConfig, source: TorchPredictor, sources: Sources, progress: ProgressMaker
 ) -> Processor:
     own = source.processor
     size = config.image_size or own.image_config.image_size
@@ -429,6 +429,6 @@ def scored(
     """Evaluate the finished model on the main rank, unless the run was interrupted."""
     scores: list[TaskResult] = []
     if DistributedContext.current().is_main and tasks and not result.interrupted:
-        predictor = image_text.load(folder, device=str(device))
+        predictor = load(folder, device=str(device))
         scores = evaluate(predictor, tasks, out=config.run / SCORES_FOLDER, progress=progress)
     return RunResult(**vars(result), run=config.run, model=folder, scores=tuple(scores))

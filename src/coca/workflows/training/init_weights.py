@@ -9,9 +9,11 @@ import torch
 
 from coca.core.config.frozen_config import to_dict
 from coca.core.errors import ConfigError
-from coca.inference.predictor import Predictor
+from coca.model.class_coca import ClassCoCa
 from coca.model.layers.transformer import unit
 from coca.model.openclip.openclip import AnyCoCa
+from coca.model.pretrained import architecture_of
+from coca.predict.torch_predictor import TorchPredictor
 from coca.processing.processor import Processor
 
 logger = logging.getLogger(__name__)
@@ -49,17 +51,18 @@ class Adopted:
 
 
 @torch.no_grad()
-def adopt_weights(model: AnyCoCa, source: Predictor) -> Adopted:
+def adopt_weights(model: AnyCoCa, source: TorchPredictor) -> Adopted:
     """Copy the weights of another model, interpolating position embeddings to the image size.
 
     A head or bias that only one of the models has is newly initialized or not used, with a warning;
     so is a head with another configuration.
     """
     theirs = source.model
-    if type(theirs) is not type(model):
+    architecture, own_architecture = map(architecture_of, (theirs.config, model.config))
+    if architecture != own_architecture:
         raise ConfigError(
-            f"{source.source} is of the architecture {type(theirs).__name__}; a recipe trains "
-            f"{type(model).__name__}, and can begin with one of the same only"
+            f"{source.source} has the architecture {architecture}, and the recipe trains "
+            f"{own_architecture}; pass a model of the same architecture"
         )
     _require_same_shape(model, theirs, source.source)
     given = theirs.state_dict()
@@ -95,7 +98,7 @@ def adopt_weights(model: AnyCoCa, source: Predictor) -> Adopted:
 def start_class_branch_(model: AnyCoCa, processor: Processor, *, batch_size: int = 512) -> None:
     """Let the class branch start at the text embeddings of the class names, if it has names."""
     names = model.image_encoder.class_names
-    if model.class_branch is None or names is None:
+    if not isinstance(model, ClassCoCa) or model.class_branch is None or names is None:
         return
     texts = [class_texts(name) for name in names]
     tokens = processor.texts([text for own in texts for text in own])
@@ -107,7 +110,7 @@ def start_class_branch_(model: AnyCoCa, processor: Processor, *, batch_size: int
 @torch.no_grad()
 def name_class_tokens_(model: AnyCoCa, processor: Processor) -> None:
     """Give the class tokens the text tokens of the first name of each class."""
-    if model.class_tokens is None:
+    if not isinstance(model, ClassCoCa) or model.class_tokens is None:
         return
     names = model.image_encoder.class_names
     if names is None:

@@ -20,18 +20,18 @@ from coca.core.errors import ConfigError
 from coca.core.malloc import keep_freed_memory
 from coca.core.progress import ProgressMaker, ProgressOption, as_maker
 from coca.data.loading.feature_file import FeatureFile
-from coca.inference.loading import load
-from coca.inference.predictor import Predictor
-from coca.inference.tower import TowerEncoder, reusing_tower
 from coca.model.coca_config import CoCaConfig
 from coca.model.encoders.encoder import Normalization
 from coca.model.encoders.encoder_weights import EncoderWeightsConfig, load_encoder_weights
 from coca.model.lora import LoraConfig, add_lora_, merged
 from coca.model.openclip.openclip import AnyCoCa
 from coca.model.pretrained import assemble, build
+from coca.predict.torch_loading import load_coca
+from coca.predict.torch_predictor import TorchPredictor
+from coca.predict.tower import TowerEncoder, reusing_tower
+from coca.processing.class_words import load_nouns
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer
-from coca.runtime.class_words import load_nouns
 from coca.train.distributed.context import DistributedContext
 from coca.train.losses import LossConfig
 from coca.train.trainer import TrainConfig
@@ -90,7 +90,7 @@ class PretrainConfig(RunConfig):
     """The tokenizer."""
     class_words: Path | None = None
     """JSON file with nouns of the classes of the image encoder's own classifier
-    (`coca.runtime.class_words`), which captions name where it is sure; for models with
+    (`coca.processing.class_words`), which captions name where it is sure; for models with
     `class_branch` or `class_tokens`. null: those of `init_from`, or none."""
     data: DataConfig
     """The training data."""
@@ -277,7 +277,7 @@ def _prepare(config: PretrainConfig, progress: ProgressMaker) -> _Prepared:
     )
     source = None
     if config.init_from is not None:
-        source = load(config.init_from, device="cpu", prepack=False)
+        source = load_coca(config.init_from, device="cpu", prepack=False)
     processor = _processor(config, source, sources, progress)
     torch.manual_seed(config.seed)
     with reusing_tower(None if source is None else source.model):
@@ -297,7 +297,7 @@ def _prepare(config: PretrainConfig, progress: ProgressMaker) -> _Prepared:
         facts["encoder_weights"] = load_encoder_weights(
             model.image_encoder, config.encoder_weights, only=lacking
         )
-    if source is None or source.model.class_branch is None:
+    if source is None or getattr(source.model, "class_branch", None) is None:
         start_class_branch_(model, processor)
     name_class_tokens_(model, processor)
     if config.lora is not None:
@@ -323,7 +323,7 @@ def _features(
 
 
 def _processor(
-    config: PretrainConfig, source: Predictor | None, sources: Sources, progress: ProgressMaker
+    config: PretrainConfig, source: TorchPredictor | None, sources: Sources, progress: ProgressMaker
 ) -> Processor:
     if source is not None:
         tokenizer: TextTokenizer = source.processor.tokenizer
@@ -364,14 +364,14 @@ def _processor(
     )
 
 
-def _own(source: Predictor) -> Normalization:
+def _own(source: TorchPredictor) -> Normalization:
     """Return the normalization that another model was trained with."""
     image = source.processor.image_config
     return Normalization(image.mean, image.std, image.interpolation)
 
 
 def fitted_config(
-    config: CoCaConfig, source: Predictor | None, tokenizer: TextTokenizer | None
+    config: CoCaConfig, source: TorchPredictor | None, tokenizer: TextTokenizer | None
 ) -> CoCaConfig:
     """Set the vocabulary size to that of the tokenizer, which a small corpus makes smaller.
 

@@ -21,10 +21,10 @@ from coca.data.sources.source import Source, SourceConfig, read_metadata
 from coca.model.checkpoint import has_checkpoint
 from coca.model.encoders.encoder import Normalization
 from coca.processing.augment import Augment, AugmentConfig
+from coca.processing.caption_words import CaptionWords
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import TOKENIZERS, TextTokenizer, Tokenizer
-from coca.runtime.caption_words import CaptionWords
 from coca.train.distributed.context import DistributedContext
 from coca.train.optim.schedule import ScheduleConfig
 from coca.train.trainer import training_device

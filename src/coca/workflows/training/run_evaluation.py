@@ -21,13 +21,13 @@ from coca.core.files.atomic import atomic_folder, read_json, write_json
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.loader import Loader, LoaderConfig
 from coca.data.sources.source import SourceConfig
-from coca.inference.caching import caching
-from coca.inference.loading import as_predictor
-from coca.inference.predictor import Predictor
-from coca.inference.run_model import BEST_FOLDER, TRAINING_FILE
 from coca.model.checkpoint import step_name
 from coca.model.openclip.openclip import AnyCoCa
 from coca.model.pretrained import save_model
+from coca.predict.caching import caching
+from coca.predict.run_model import BEST_FOLDER, TRAINING_FILE
+from coca.predict.torch_loading import as_predictor
+from coca.predict.torch_predictor import TorchPredictor
 from coca.processing.processor import Processor
 from coca.tasks import TASKS, TaskConfig
 from coca.tasks.baselines import without_baselines
@@ -219,7 +219,7 @@ class RunEvaluation:
         return list(zip(self._config.names(), self._config.tasks, strict=True))
 
     def _run_tasks(
-        self, predictor: Predictor | None, tasks: Sequence[tuple[str, TaskConfig]]
+        self, predictor: TorchPredictor | None, tasks: Sequence[tuple[str, TaskConfig]]
     ) -> dict[str, float]:
         """Run this rank's tasks, and gather the scores of all ranks."""
         own: dict[str, float] = {}
@@ -242,12 +242,12 @@ class RunEvaluation:
                 self._report(problem)
         return scores
 
-    def _predictor(self, weights: Mapping[str, Tensor], trainer: Trainer[Any]) -> Predictor:
+    def _predictor(self, weights: Mapping[str, Tensor], trainer: Trainer[Any]) -> TorchPredictor:
         model = self._finished(weights).to(trainer.device)
         source = f"{self._run} at step {trainer.step}"
         return as_predictor(model, self._processor, fingerprint=source, source=source)
 
-    def _write_captions(self, predictor: Predictor, trainer: Trainer[Any]) -> None:
+    def _write_captions(self, predictor: TorchPredictor, trainer: Trainer[Any]) -> None:
         """Caption the first held-out images; write them, and log them where a tracker can."""
         try:
             found, _ = read_samples(self._config.sources[0], limit=self._config.captions)

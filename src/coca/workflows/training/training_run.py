@@ -22,10 +22,10 @@ from coca.core.errors import ConfigError
 from coca.core.files.atomic import write_json
 from coca.core.provenance import record
 from coca.data.loading.feature_file import FeatureFile
-from coca.inference.run_model import MODEL_FOLDER, TRAINING_FILE
 from coca.model.lora import LoraConfig
 from coca.model.openclip.openclip import AnyCoCa
 from coca.model.pretrained import save_model
+from coca.predict.run_model import MODEL_FOLDER, TRAINING_FILE
 from coca.processing.processor import Processor
 from coca.tasks import TaskResult
 from coca.train.checkpoints import undisturbed

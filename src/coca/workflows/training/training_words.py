@@ -10,9 +10,9 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.text import keywords_of, templates_of, texts_of
 from coca.data.sources.source import read_metadata
 from coca.model.checkpoint import has_checkpoint
+from coca.processing.caption_words import CAPTION_WORDS_FILE, CaptionWords, words_of
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer
-from coca.runtime.caption_words import CAPTION_WORDS_FILE, CaptionWords, words_of
 from coca.train.distributed.context import DistributedContext
 from coca.train.losses import LossConfig
 from coca.workflows.training.pretrain_data import TOKENIZER_SAMPLES, Sources

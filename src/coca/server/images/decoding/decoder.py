@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from coca.core.errors import DataError
-from coca.runtime.preprocess import ImageSettings
+from coca.processing.preprocess import ImageSettings
 from coca.search.ingest.photo_metadata import Annotation
 from coca.search.records import storage_error
 from coca.server.errors import ServiceError

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from coca.runtime.image_file import drawn_box, shortened, square_around
-from coca.runtime.preprocess import ImageSettings, resized
+from coca.processing.image_file import drawn_box, shortened, square_around
+from coca.processing.preprocess import ImageSettings, resized
 from coca.server.images.decoding.torch_resize import resize_columns, resize_rows
 
 _STRIP_PIXELS = 1 << 19

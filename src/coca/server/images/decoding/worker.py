@@ -19,8 +19,8 @@ from PIL import Image
 
 from coca.core.errors import DataError
 from coca.core.files.formats import has_heif, has_raw, register_heif
-from coca.runtime.image_file import read_image
-from coca.runtime.preprocess import ImageSettings
+from coca.processing.image_file import read_image
+from coca.processing.preprocess import ImageSettings
 from coca.search.ingest.photo_metadata import read_header
 from coca.search.perceptual_hash import perceptual_hash
 from coca.server.images.decoding.messages import BrokenMessageError, receive, send

@@ -1,1 +1,0 @@
-"""Load a trained model: embed, caption, score, classify, answer."""

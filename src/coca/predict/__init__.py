@@ -1,0 +1,1 @@
+"""Load a trained model by its name: embed, caption, score, classify, answer."""
