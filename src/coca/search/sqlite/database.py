@@ -19,7 +19,7 @@ from coca.core.errors import SearchError, StorageError
 
 APPLICATION_ID = 0x436F4361
 """`CoCa` in ASCII, in the header of each file of ours."""
-FORMAT = 3
+FORMAT = 4
 """Version of the tables, in the header as `user_version`."""
 _MAGIC = b"SQLite format 3\0"
 _STEPS = 100_000
@@ -54,7 +54,7 @@ CREATE TABLE collections (
 )
 """`words` is the sum of the lengths of all records, `rows` the number of the next row, and `seq`
 the number of the last write. Writes before `full_before` are known by a full read only. `writes`
-has the number of the last write of the file, so that no two states have the same number."""
+counts the collections that were created or renamed, so that no two states have the same number."""
 
 
 class Database:
