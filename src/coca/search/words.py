@@ -311,12 +311,12 @@ def analyzed(texts: Mapping[str, str]) -> Words:
     return Words(min(round(2 * weighted), MOST_LENGTH), terms)
 
 
-def words_to(words: Words) -> str:
+def words_to(words: Words) -> bytes:
     """Return words as JSON."""
-    return json.dumps([words.length, words.terms], ensure_ascii=False, separators=(",", ":"))
+    return json.dumps([words.length, words.terms], ensure_ascii=False).encode()
 
 
-def words_from(stored: str) -> Words:
+def words_from(stored: bytes) -> Words:
     """Read what `words_to` returned."""
     return Words(*json.loads(stored))
 

@@ -7,7 +7,6 @@ joins both. A fold changes nothing that a reader sees, so that it reads only wha
 """
 
 import sqlite3
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -19,14 +18,20 @@ import numpy as np
 from coca.search.records import Record
 from coca.search.sqlite import postings
 from coca.search.sqlite.codes import BLOCK_ROWS, Codes
+from coca.search.sqlite.database import DamageError, sealed, unsealed
 from coca.search.sqlite.postings import RecentWords
 from coca.search.sqlite.scan import EXISTS, GIVEN, HAS_TEXT, HIDDEN, Block, Scan
-from coca.search.words import RULES, Words, words_from, words_to
+from coca.search.words import RULES, Words, analyzed, texts_of, words_from, words_to
 
 FOLD_ROWS = 256
 """Rows of a block that wait in NAME_recent. With 256, a row costs 12 kB of folding, and a reader
 that opens a million records reads 32,000 small rows."""
+SUFFIXES = ("_blocks", "_words", "_recent")
+"""Ends of the names of the tables."""
+KINDS = ("image", "text")
+"""Parts of a block that are codes."""
 _KEYS = np.dtype([("flags", "u1"), ("content", "<u8"), ("album", "<u8")])
+_WITHIN = "WHERE row >= ? AND row < ?"
 _COLUMNS = "row, seq, keys, image, text, words, rules"
 
 
@@ -39,7 +44,7 @@ class _Recent:
     keys: bytes
     image: bytes | None
     text: bytes | None
-    words: str | None
+    words: bytes | None
     rules: int
 
 
@@ -51,7 +56,7 @@ def create(connection: sqlite3.Connection, name: str) -> None:
     )
     connection.execute(
         f'CREATE TABLE "{name}_recent" (row INTEGER PRIMARY KEY, seq INTEGER NOT NULL, '
-        "keys BLOB NOT NULL, image BLOB, text BLOB, words TEXT, rules INTEGER NOT NULL)"
+        "keys BLOB NOT NULL, image BLOB, text BLOB, words BLOB, rules INTEGER NOT NULL)"
     )
     postings.create(connection, name)
 
@@ -70,19 +75,22 @@ def write(
 
     Without `vectors` these are as before, and so are the words of rows that `words` lacks.
     """
-    codes: dict[str, Sequence[bytes | None]] = dict.fromkeys(
-        ("image", "text"), [None] * len(records)
-    )
+    codes: dict[str, Sequence[bytes | None]] = dict.fromkeys(KINDS, [None] * len(records))
     if vectors:
-        codes = {kind: _codes(records.values(), kind, embed_dim) for kind in codes}
+        codes = {kind: _codes(records.values(), kind, embed_dim).to_rows() for kind in KINDS}
+    parts: list[Sequence[bytes | None]] = [
+        [_keys(record) for record in records.values()],
+        *codes.values(),
+        [words_to(words[row]) if row in words else None for row in records],
+    ]
     connection.executemany(
         f'INSERT INTO "{name}_recent" ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) '
         "ON CONFLICT (row) DO UPDATE SET seq = excluded.seq, keys = excluded.keys, "
         "image = coalesce(excluded.image, image), text = coalesce(excluded.text, text), "
-        "words = coalesce(excluded.words, words), rules = excluded.rules",
+        "words = coalesce(excluded.words, words), rules = min(excluded.rules, rules)",
         (
-            (row, seq, _keys(record), *some, words_to(words[row]) if row in words else None, RULES)
-            for (row, record), *some in zip(records.items(), *codes.values(), strict=True)
+            (row, seq, *(None if part is None else sealed(part) for part in some), RULES)
+            for row, *some in zip(records, *parts, strict=True)
         ),
     )
     for block in {row // BLOCK_ROWS for row in records}:
@@ -95,48 +103,103 @@ def write(
 
 def fold(connection: sqlite3.Connection, name: str, block: int, embed_dim: int) -> None:
     """Move the recent rows of a block into it; a block without any stays as it is."""
-    recent = _read_recent(connection, name, "WHERE row >= ? AND row < ?", _range(block))
+    recent = _read_recent(connection, name, _WITHIN, _range(block))
     if not recent:
         return
-    parts = dict(
-        connection.execute(f'SELECT kind, data FROM "{name}_blocks" WHERE block = ?', (block,))
-    )
-    keys = np.frombuffer(parts.get("keys", b""), _KEYS)
-    before = keys["flags"]
+    before = _block(_parts(connection, name, block), embed_dim)
     rows = {one.row: words_from(one.words) for one in recent if one.words is not None}
-    stale = {row for row in rows if row % BLOCK_ROWS < len(before) and before[row % BLOCK_ROWS]}
-    folded = _folded(_block(parts, embed_dim), recent)
-    keys = np.zeros(len(folded.flags), _KEYS)
-    for field, values in zip(
-        _KEYS.names or (), (folded.flags, folded.contents, folded.albums), strict=True
-    ):
-        keys[field] = values
-    data = {
-        "keys": keys.tobytes(),
-        "image": folded.image.to_bytes(),
-        "text": folded.text.to_bytes(),
-    }
-    seq = max(one.seq for one in recent)
-    connection.executemany(
-        f'INSERT OR REPLACE INTO "{name}_blocks" (block, kind, seq, data) VALUES (?, ?, ?, ?)',
-        ((block, kind, seq, part) for kind, part in data.items()),
-    )
+    known = {block * BLOCK_ROWS + offset for offset in np.flatnonzero(before.flags).tolist()}
+    _write_parts(connection, name, block, _folded(before, recent), max(one.seq for one in recent))
     rules = min(one.rules for one in recent)
-    postings.write(connection, name, block, rows, stale=stale, rules=rules)
-    connection.execute(f'DELETE FROM "{name}_recent" WHERE row >= ? AND row < ?', _range(block))
+    postings.write(connection, name, block, rows, stale=rows.keys() & known, rules=rules)
+
+
+def made(
+    records: Mapping[int, Record], block: int, embed_dim: int
+) -> tuple[Block, dict[int, Words]]:
+    """Make a block and the words of its rows from its records."""
+    keys = np.zeros(max(records, default=-1) + 1 - block * BLOCK_ROWS if records else 0, _KEYS)
+    codes = {kind: Codes.of(np.zeros((0, embed_dim), np.float32)) for kind in KINDS}
+    if records:
+        offsets = [row % BLOCK_ROWS for row in records]
+        keys[offsets] = np.frombuffer(b"".join(map(_keys, records.values())), _KEYS)
+        for kind in KINDS:
+            rows = _codes(records.values(), kind, embed_dim).to_rows()
+            codes[kind] = codes[kind].replaced(
+                list(zip(offsets, rows, strict=True)), max(offsets) + 1
+            )
+    return _keyed(keys, codes), {row: analyzed(texts_of(one)) for row, one in records.items()}
+
+
+def differences(
+    connection: sqlite3.Connection,
+    name: str,
+    number: int,
+    block: Block,
+    words: Mapping[int, Words],
+) -> list[str]:
+    """List the derived data of a block that are not those that `made` made."""
+    try:
+        recent = _read_recent(connection, name, _WITHIN, _range(number))
+        stored = _block(_parts(connection, name, number), block.image.values.shape[1])
+        stored = _folded(stored, recent) if recent else stored
+        newer = {one.row: words_from(one.words) for one in recent if one.words is not None}
+        blobs = postings.merged(postings.read_block(connection, name, number), newer, newer)
+    except (DamageError, sqlite3.DatabaseError) as error:
+        return [str(error)]
+    found, exists = [], np.flatnonzero(block.flags)
+    for part in ("flags", "contents", "albums"):
+        old, new = getattr(stored, part), getattr(block, part)
+        if old[exists.max(initial=-1) + 1 :].any() and part == "flags":
+            found.append("rows without records")
+        if not np.array_equal(old[: len(new)], new):
+            found.append(part)
+    for kind in KINDS:
+        old, new = getattr(stored, kind), getattr(block, kind)
+        same = len(old.values) >= len(new.values) and all(
+            np.array_equal(getattr(old, part)[exists], getattr(new, part)[exists])
+            for part in ("values", "scales")
+        )
+        if not (same and np.all(old.limits >= new.limits)):
+            found.append(f"codes of {kind}")
+    terms = {term: data for term, data in blobs.items() if data}
+    if terms != postings.merged({}, words, ()):
+        found.append("words")
+    return found
+
+
+def replace(
+    connection: sqlite3.Connection,
+    name: str,
+    number: int,
+    block: Block,
+    words: Mapping[int, Words],
+    *,
+    seq: int,
+) -> None:
+    """Write a block that `made` made in place of what is stored of it."""
+    _write_parts(connection, name, number, block, seq)
+    postings.clear(connection, name, number)
+    postings.write(connection, name, number, words)
+
+
+def former_blocks(connection: sqlite3.Connection, name: str) -> set[int]:
+    """Return the blocks with words by former rules of `coca.search.words`."""
+    found = connection.execute(
+        f'SELECT DISTINCT row / ? FROM "{name}_recent" WHERE rules < ?', (BLOCK_ROWS, RULES)
+    )
+    return {block for (block,) in found} | postings.former_blocks(connection, name)
 
 
 def read(
     connection: sqlite3.Connection, name: str, scan: Scan, words: RecentWords, *, since: int
 ) -> tuple[Scan, RecentWords]:
     """Read what was written after `since` into a scan and the recent words of that state."""
-    parts: dict[int, dict[str, bytes]] = defaultdict(dict)
-    for number, kind, data in connection.execute(
-        f'SELECT block, kind, data FROM "{name}_blocks" '
-        f'WHERE block IN (SELECT block FROM "{name}_blocks" WHERE seq > ?)',
-        (since,),
-    ):
-        parts[number][kind] = data
+    newer = f'SELECT DISTINCT block FROM "{name}_blocks" WHERE seq > ?'
+    parts = {
+        number: _parts(connection, name, number)
+        for (number,) in connection.execute(newer, (since,)).fetchall()
+    }
     if since < 0:
         recent = _read_recent(connection, name, "", ())
     else:
@@ -147,8 +210,7 @@ def read(
         recent = _read_recent(connection, name, changed, (since, since))
         recent = [one for one in recent if one.row // BLOCK_ROWS not in parts]
         for number in parts:
-            within = "WHERE row >= ? AND row < ?"
-            recent += _read_recent(connection, name, within, _range(number))
+            recent += _read_recent(connection, name, _WITHIN, _range(number))
     found = {number: _block(some, scan.embed_dim) for number, some in parts.items()}
     for number, rows in groupby(recent, lambda one: one.row // BLOCK_ROWS):
         old = found.get(number)
@@ -165,7 +227,31 @@ def _read_recent(
     found = connection.execute(
         f'SELECT {_COLUMNS} FROM "{name}_recent" {condition} ORDER BY row', values
     )
-    return [_Recent(*stored) for stored in found]
+    recent = []
+    for row, seq, keys, *parts, rules in found:
+        data = (None if part is None else unsealed(part, "codes of a row") for part in parts)
+        image, text, words = data
+        recent.append(_Recent(row, seq, unsealed(keys, "keys of a row"), image, text, words, rules))
+    return recent
+
+
+def _parts(connection: sqlite3.Connection, name: str, block: int) -> dict[str, bytes]:
+    found = connection.execute(f'SELECT kind, data FROM "{name}_blocks" WHERE block = ?', (block,))
+    return {kind: unsealed(data, f"codes of block {block}") for kind, data in found}
+
+
+def _write_parts(
+    connection: sqlite3.Connection, name: str, number: int, block: Block, seq: int
+) -> None:
+    """Write a block, which has all recent rows."""
+    keys = np.zeros(len(block.flags), _KEYS)
+    keys["flags"], keys["content"], keys["album"] = block.flags, block.contents, block.albums
+    parts = {"keys": keys.tobytes()} | {kind: getattr(block, kind).to_bytes() for kind in KINDS}
+    connection.executemany(
+        f'INSERT OR REPLACE INTO "{name}_blocks" (block, kind, seq, data) VALUES (?, ?, ?, ?)',
+        ((number, kind, seq, sealed(part)) for kind, part in parts.items()),
+    )
+    connection.execute(f'DELETE FROM "{name}_recent" {_WITHIN}', _range(number))
 
 
 def _range(block: int) -> tuple[int, int]:
@@ -174,15 +260,15 @@ def _range(block: int) -> tuple[int, int]:
 
 def _block(parts: Mapping[str, bytes], embed_dim: int) -> Block:
     """Read the parts of a block; without any it has no rows."""
-    keys = np.frombuffer(parts.get("keys", b""), _KEYS)
     none = Codes.of(np.zeros((0, embed_dim), np.float32)).to_bytes()
+    codes = {kind: Codes.from_bytes(parts.get(kind, none), embed_dim) for kind in KINDS}
+    return _keyed(np.frombuffer(parts.get("keys", b""), _KEYS), codes)
+
+
+def _keyed(keys: np.ndarray[Any, Any], codes: Mapping[str, Codes]) -> Block:
     flags, contents, albums = (np.ascontiguousarray(keys[field]) for field in _KEYS.names or ())
     return Block(
-        flags=flags,
-        contents=contents,
-        albums=albums,
-        image=Codes.from_bytes(parts.get("image", none), embed_dim),
-        text=Codes.from_bytes(parts.get("text", none), embed_dim),
+        flags=flags, contents=contents, albums=albums, image=codes["image"], text=codes["text"]
     )
 
 
@@ -207,7 +293,7 @@ def _folded(block: Block, recent: Sequence[_Recent]) -> Block:
             ],
             count,
         )
-        for kind in ("image", "text")
+        for kind in KINDS
     }
     return Block(*arrays, **codes)
 
@@ -229,7 +315,7 @@ def _hash(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def _codes(records: Iterable[Record | None], kind: str, embed_dim: int) -> list[bytes]:
+def _codes(records: Iterable[Record | None], kind: str, embed_dim: int) -> Codes:
     """Return the codes of each vector, zeros where there is none."""
     zero = np.zeros(embed_dim, np.float32)
     vectors = [
@@ -237,4 +323,4 @@ def _codes(records: Iterable[Record | None], kind: str, embed_dim: int) -> list[
         for record in records
     ]
     rows = np.stack([zero if vector is None else vector for vector in vectors])
-    return Codes.of(rows).to_rows()
+    return Codes.of(rows)

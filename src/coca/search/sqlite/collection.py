@@ -29,7 +29,7 @@ from coca.search.records import (
 )
 from coca.search.search_options import MAX_RESULTS, Ranking, SearchOptions, Side, check_text
 from coca.search.sqlite import blocks, postings, tables
-from coca.search.sqlite.database import Database
+from coca.search.sqlite.database import DamageError, Database
 from coca.search.sqlite.scan import Scan
 from coca.search.store import Change, Changes, changed_by, has_same_vectors, repr_of
 
@@ -345,8 +345,10 @@ class SqliteCollection:
         scan, recent, since = self._scan, self._recent, self._version
         if since < state.full_before:
             scan, recent, since = Scan((), state.embed_dim), postings.RecentWords(), -1
-        self._scan, self._recent = blocks.read(connection, self._name, scan, recent, since=since)
-        self._version = state.seq
+        scan, recent = blocks.read(connection, self._name, scan, recent, since=since)
+        if (known := scan.records) != state.records:
+            raise DamageError(f"{state.records} records, and derived data of {known}")
+        self._scan, self._recent, self._version = scan, recent, state.seq
 
     def _kept(
         self, connection: sqlite3.Connection, state: tables.State, filter: str, size: int
@@ -476,6 +478,8 @@ class _View:
     def hits(self, rows: Sequence[int]) -> dict[int, Hit]:
         """Read the hits of rows, with the number of their copies."""
         found = tables.read_hits(self.connection, self.name, rows)
+        if missing := found.keys() ^ set(rows):
+            raise DamageError(f"row {min(missing)} of {self.name} is missing")
         copies = self.scan.copies(np.array(list(found), np.int64), self.keep).tolist()
         return {
             row: replace(hit, copies=count)

@@ -29,6 +29,7 @@ from jaxtyping import Bool, Float, Float32, Int32, Int64, Integer, UInt16
 from coca.search.search_options import CaptionChoice
 from coca.search.spelling import one_error_away
 from coca.search.sqlite.codes import BLOCK_ROWS
+from coca.search.sqlite.database import sealed, unsealed
 from coca.search.words import (
     FIELD_WEIGHTS,
     FIELDS,
@@ -131,28 +132,20 @@ def write(
         stale: Rows among these that may have postings in the block.
         rules: Oldest version of the analysis that these words are of.
     """
-    added: dict[str, array[int]] = defaultdict(lambda: array("H"))
-    for row in sorted(rows):
-        words = rows[row]
-        for term, codes in words.terms.items():
-            for code in codes:
-                added[term].extend((row % BLOCK_ROWS, code, words.length))
-    gone = np.zeros(BLOCK_ROWS, bool)
-    gone[[row % BLOCK_ROWS for row in stale]] = True
     if stale:
         # Other releases of libraries may have found other terms in the same texts.
-        sql = f'SELECT term, data FROM "{name}_words" WHERE block = ? AND term > ?'
-        blobs = dict(connection.execute(sql, (block, _RULES_TERM)).fetchall())
+        blobs = read_block(connection, name, block)
     else:
-        blobs = {term: data for _, term, data in _blobs(connection, name, [block], sorted(added))}
+        terms = {term for words in rows.values() for term in words.terms}
+        blobs = {term: data for _, term, data in _blobs(connection, name, [block], sorted(terms))}
     changed = {
         term: data
-        for term in sorted(blobs.keys() | added.keys())
-        if (data := _replaced(blobs.get(term, b""), gone, added.get(term))) != blobs.get(term)
+        for term, data in merged(blobs, rows, stale).items()
+        if data != blobs.get(term, b"")
     }
     connection.executemany(
         f'INSERT OR REPLACE INTO "{name}_words" (block, term, data) VALUES (?, ?, ?)',
-        ((block, term, data) for term, data in changed.items() if data),
+        ((block, term, sealed(data)) for term, data in changed.items() if data),
     )
     connection.executemany(
         f'DELETE FROM "{name}_words" WHERE block = ? AND term = ?',
@@ -163,6 +156,42 @@ def write(
         "ON CONFLICT (block, term) DO UPDATE SET data = min(data, excluded.data)",
         (block, _RULES_TERM, rules),
     )
+
+
+def read_block(connection: sqlite3.Connection, name: str, block: int) -> dict[str, bytes]:
+    """Read the postings of all terms of a block."""
+    sql = f'SELECT term, data FROM "{name}_words" WHERE block = ? AND term > ?'
+    found = connection.execute(sql, (block, _RULES_TERM))
+    return {term: unsealed(data, "words") for term, data in found}
+
+
+def merged(
+    blobs: Mapping[str, bytes], rows: Mapping[int, Words], stale: Collection[int]
+) -> dict[str, bytes]:
+    """Return the postings of a block with other words of rows; empty where no row has a term."""
+    added: dict[str, array[int]] = defaultdict(lambda: array("H"))
+    for row in sorted(rows):
+        words = rows[row]
+        for term, codes in words.terms.items():
+            for code in codes:
+                added[term].extend((row % BLOCK_ROWS, code, words.length))
+    gone = np.zeros(BLOCK_ROWS, bool)
+    gone[[row % BLOCK_ROWS for row in stale]] = True
+    return {
+        term: _replaced(blobs.get(term, b""), gone, added.get(term))
+        for term in sorted(blobs.keys() | added.keys())
+    }
+
+
+def clear(connection: sqlite3.Connection, name: str, block: int) -> None:
+    """Delete the postings of a block."""
+    connection.execute(f'DELETE FROM "{name}_words" WHERE block = ?', (block,))
+
+
+def former_blocks(connection: sqlite3.Connection, name: str) -> set[int]:
+    """Return the blocks with words by former rules."""
+    sql = f'SELECT block FROM "{name}_words" WHERE term = ? AND data < ?'
+    return {block for (block,) in connection.execute(sql, (_RULES_TERM, RULES))}
 
 
 def scores(
@@ -348,11 +377,12 @@ def _blobs(
     connection: sqlite3.Connection, name: str, blocks: Sequence[int], terms: Sequence[str]
 ) -> list[tuple[int, str, bytes]]:
     """Read the BLOBs of terms in blocks, by block."""
-    return connection.execute(
+    found = connection.execute(
         f"SELECT w.block, w.term, w.data FROM json_each(?) AS b CROSS JOIN json_each(?) AS t "
         f'CROSS JOIN "{name}_words" AS w ON w.block = b.value AND w.term = t.value',
         (json.dumps(list(blocks)), json.dumps(list(terms))),
-    ).fetchall()
+    )
+    return [(block, term, unsealed(data, "words")) for block, term, data in found]
 
 
 def _postings(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from coca.core.errors import SearchError
 from coca.search.records import (
     HIDDEN,
     HIT_FIELDS,
@@ -29,10 +30,12 @@ from coca.search.records import (
     Record,
     from_plain,
     to_plain,
+    unit_rows,
 )
 from coca.search.sqlite import blocks
+from coca.search.sqlite.database import DamageError
 
-SUFFIXES = ("_vectors", "_blocks", "_words", "_recent", "_deleted")
+SUFFIXES = ("_vectors", "_deleted", *blocks.SUFFIXES)
 """Ends of the names of tables, which no collection has."""
 INDEXED = ("content", "path", "time", "seq")
 """Columns with an index."""
@@ -98,7 +101,18 @@ def state_of(connection: sqlite3.Connection, name: str) -> State | None:
         f"SELECT {', '.join(State.__slots__)} FROM collections WHERE name = ? COLLATE BINARY",
         (name,),
     ).fetchone()
-    return None if found is None else State(*found)
+    if found is None:
+        return None
+    state = State(*found)
+    counts = (state.embed_dim, state.records, state.words, state.rows, state.seq, state.full_before)
+    if not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise DamageError(f"the entry of collection {name!r}")
+    return state
+
+
+def names(connection: sqlite3.Connection) -> list[str]:
+    """Return the names of all collections, sorted."""
+    return [name for (name,) in connection.execute("SELECT name FROM collections ORDER BY name")]
 
 
 def create(
@@ -127,6 +141,15 @@ def _first_write(connection: sqlite3.Connection) -> int:
     """Return the number of the first write of a collection, higher than all others of the file."""
     connection.execute("UPDATE writes SET seq = seq + 1")
     return int(connection.execute("SELECT seq FROM writes").fetchone()[0]) << _WRITE_BITS
+
+
+def renew(connection: sqlite3.Connection, name: str) -> None:
+    """Make the derived tables of a collection again, without content."""
+    for suffix in blocks.SUFFIXES:
+        connection.execute(f'DROP TABLE IF EXISTS "{name}{suffix}"')
+    connection.execute(f'DROP INDEX IF EXISTS "{name}_deleted_by_seq"')
+    connection.execute(f'CREATE INDEX "{name}_deleted_by_seq" ON "{name}_deleted" (seq)')
+    blocks.create(connection, name)
 
 
 def drop(connection: sqlite3.Connection, name: str) -> None:
@@ -303,14 +326,23 @@ def read_column(
             f'SELECT row, {column} FROM "{table}" WHERE row {_AMONG}', (json.dumps(rows),)
         ).fetchall()
     )
+    if missing := found.keys() ^ set(rows):
+        raise DamageError(f"row {min(missing)} of {table} is missing")
     return [found[row] for row in rows]
 
 
 def stacked(vectors: Sequence[bytes | None], embed_dim: int) -> Float32[np.ndarray, "C E"]:
-    """Join vectors as they are stored; 0 where there is none."""
+    """Join vectors of length 1 as they are stored; 0 where there is none."""
     zeros = bytes(4 * embed_dim)
-    joined = b"".join([vector or zeros for vector in vectors])
-    return np.frombuffer(joined, "<f4").reshape(len(vectors), embed_dim)
+    try:
+        joined = b"".join([zeros if vector is None else vector for vector in vectors])
+        rows = np.frombuffer(joined, "<f4").reshape(len(vectors), embed_dim)
+        stored = [row for row, vector in enumerate(vectors) if vector is not None]
+        if stored:
+            unit_rows(rows[stored], embed_dim)
+    except (TypeError, ValueError, SearchError) as error:
+        raise DamageError("a vector") from error
+    return rows
 
 
 def _values(record: Record, row: int, seq: int) -> dict[str, Any]:
@@ -323,6 +355,13 @@ def _values(record: Record, row: int, seq: int) -> dict[str, Any]:
 
 
 def _record(stored: Sequence[Any]) -> Record:
+    try:
+        return _decoded(stored)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DamageError(f"record {stored[_FIELDS.index('id')]!r}: {error}") from error
+
+
+def _decoded(stored: Sequence[Any]) -> Record:
     fields = dict(zip(_FIELDS, stored, strict=False))
     fields |= {
         **{name: json.loads(fields[name]) for name in _JSON},
