@@ -21,7 +21,8 @@ from sample_data import caption_file
 from side_by_side import Figures, Rounds, emit, figure, in_turn, table, write_report
 
 from coca.search.sqlite import postings
-from coca.search.words import query_terms
+from coca.search.sqlite.codes import BLOCK_ROWS
+from coca.search.words import analyzed, query_terms
 
 QUERIES = {
     1: ("man", "surfing", "kayak"),
@@ -48,19 +49,32 @@ Write = Callable[[int, str], object]
 def words(captions: list[str], folder: Path) -> tuple[Search, Write]:
     database = sqlite3.connect(folder / "words.db", isolation_level=None)
     postings.create(database, "t")
-    rows = {row: {"caption": caption} for row, caption in enumerate(captions)}
     database.execute("begin")
-    mean = postings.write(database, "t", {}, rows) / len(rows)
+    length = 0
+    for start in range(0, len(captions), BLOCK_ROWS):
+        part = enumerate(captions[start : start + BLOCK_ROWS], start)
+        block = {row: analyzed({"caption": caption}) for row, caption in part}
+        postings.write(database, "t", start // BLOCK_ROWS, block)
+        length += sum(words.length for words in block.values())
     database.execute("commit")
+    size = len(captions)
 
     def write(row: int, text: str) -> None:
+        # A fold of its block, which comes after 256 rows of a collection.
+        words = {row: analyzed({"caption": text})}
         database.execute("begin")
-        postings.write(database, "t", {row: rows[row]}, {row: {"caption": text}})
+        postings.write(database, "t", row // BLOCK_ROWS, words, stale=words)
         database.execute("commit")
 
     def search(query: str) -> object:
-        terms = query_terms(query)
-        return postings.scores(database, "t", terms, records=len(rows), mean_length=mean)
+        return postings.scores(
+            database,
+            "t",
+            query_terms(query),
+            size=size,
+            records=size,
+            mean_length=length / size,
+        )
 
     return search, write
 

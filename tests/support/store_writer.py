@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from coca.search.records import Origin, Record
+from coca.search.sqlite import blocks
 from coca.search.store import Store
 from coca.search.stores import open_store
 from store_changes import patch
@@ -117,4 +118,6 @@ def main(uri: str, writer: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
+    # So that processes are killed during folds as well.
+    blocks.FOLD_ROWS = 30
     main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

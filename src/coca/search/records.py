@@ -348,7 +348,8 @@ def unit_rows(
 ) -> Float32[np.ndarray, "N E"]:
     """Validate vectors, of queries or of these names, and convert them to float32."""
     vectors = np.ascontiguousarray(vector_rows(vectors, embed_dim, np.float32))
-    lengths = np.linalg.norm(vectors, axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.linalg.norm(vectors, axis=1)
     # NaN compares as false with everything, so this form counts it as wrong.
     wrong = np.flatnonzero(~(np.abs(lengths - 1) <= _UNIT_TOLERANCE))
     if wrong.size:

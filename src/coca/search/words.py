@@ -12,10 +12,13 @@ another caption of the same photo: English 0.418, as with the English stemmer al
 "corner", "Peter" each "pet", and "star" each "stare".
 """
 
+import json
 import re
 import threading
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
 from typing import Any
@@ -62,6 +65,7 @@ share, too: BM25 of a word that 30 photos have is too low to precede the nearest
 (`benchmarks/labels.py`)"""
 FIELDS = (*FIELD_WEIGHTS, TEXT, NAMED, TAGGED)
 """Fields of the texts of a record; positions in this order are stored."""
+MOST_OCCURRENCES, MOST_LENGTH = 255, 65_535
 MAX_LABEL_WORDS = 4
 """Words of the longest label that a query can name."""
 
@@ -70,8 +74,10 @@ _WORD = r"\b[\w\p{Emoji_Presentation}\p{Extended_Pictographic}].*?\b"
 _JOINED = re.compile(r"[_:]|(?<=[^\W\d])\.(?=[^\W\d])")
 """Characters that join words by the standard, as in `red_car.jpg`; no term but a marked one has a
 colon."""
-_RULES = 2
-"""Version of this module: raise it when a record gets other terms, or a field another weight."""
+RULES = 3
+"""Version of this module: raise it when a record gets other terms, or a field another weight.
+`coca collection check --repair` writes the words of former versions again. Releases of `regex`, of
+PyStemmer and of Unicode change few words, and none of the version."""
 _MAX_WORD = 256
 """A longer run without a space is cut, as in Lucene: boundaries and NFKC take quadratic time."""
 _GERMAN = "de:"
@@ -88,16 +94,6 @@ _UMLAUTS = frozenset("äöü")
 
 _thread = threading.local()
 """Has the stemmers of each thread, as a stemmer is not thread-safe."""
-
-
-@cache
-def analyzer() -> str:
-    """Return the versions that the terms of a text depend on."""
-    import regex
-    import Stemmer
-
-    unicode = unicodedata.unidata_version
-    return f"{_RULES}, Unicode {unicode}, regex {regex.__version__}, {Stemmer.version()}"
 
 
 def terms_of(text: str) -> list[str]:
@@ -289,6 +285,40 @@ def field_terms(texts: Mapping[str, str]) -> dict[str, list[str]]:
         for name in FIELDS
         if name in texts
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Words of a record, as its postings have them."""
+
+    length: int
+    """Weighted number of its terms, in halves of a term."""
+    terms: Mapping[str, Sequence[int]]
+    """Number of a field times 256, plus the occurrences in it, by term."""
+
+
+NO_WORDS = Words(0, {})
+
+
+def analyzed(texts: Mapping[str, str]) -> Words:
+    """Return the words of the texts of a record, see `texts_of`."""
+    weighted, terms = 0.0, dict[str, list[int]]()
+    for field, found in field_terms(texts).items():
+        weighted += FIELD_WEIGHTS.get(field, 0) * len(found)
+        number = FIELDS.index(field) << 8
+        for term, count in Counter(found).items():
+            terms.setdefault(term, []).append(number | min(count, MOST_OCCURRENCES))
+    return Words(min(round(2 * weighted), MOST_LENGTH), terms)
+
+
+def words_to(words: Words) -> bytes:
+    """Return words as JSON."""
+    return json.dumps([words.length, words.terms], ensure_ascii=False).encode()
+
+
+def words_from(stored: bytes) -> Words:
+    """Read what `words_to` returned."""
+    return Words(*json.loads(stored))
 
 
 def repeated_terms(record: Record) -> list[str]:

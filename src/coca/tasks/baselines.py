@@ -32,7 +32,8 @@ from coca.model.layers.prepacked import prepack_weights
 from coca.predict.predictor import Predictor
 from coca.predict.torch_predictor import require_coca
 from coca.search.sqlite import postings
-from coca.search.words import query_terms
+from coca.search.sqlite.codes import BLOCK_ROWS
+from coca.search.words import analyzed, query_terms
 
 BASELINES = {
     "chance": "chance",
@@ -102,13 +103,17 @@ def bm25_matrix(texts: Sequence[str], queries: Sequence[str]) -> Float[ndarray, 
     scores = np.zeros((len(queries), len(texts)), np.float32)
     with closing(sqlite3.connect(":memory:")) as connection:
         postings.create(connection, "texts")
-        rows = {row: {"caption": text} for row, text in enumerate(texts)}
-        mean_length = postings.write(connection, "texts", {}, rows) / max(len(texts), 1)
+        rows = [analyzed({"caption": text}) for text in texts]
+        for start in range(0, len(rows), BLOCK_ROWS):
+            block = dict(enumerate(rows[start : start + BLOCK_ROWS], start))
+            postings.write(connection, "texts", start // BLOCK_ROWS, block)
+        mean_length = sum(words.length for words in rows) / max(len(texts), 1)
         for query, own in zip(queries, scores, strict=True):
             found, bm25 = postings.scores(
                 connection,
                 "texts",
                 query_terms(query),
+                size=len(texts),
                 records=len(texts),
                 mean_length=mean_length,
             )

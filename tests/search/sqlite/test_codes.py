@@ -44,10 +44,11 @@ def test_stored_codes_are_read_without_a_copy(seed: int, count: int) -> None:
 def test_replaced_rows_are_those_of_new_codes() -> None:
     old, new = rows_of(1, 20), rows_of(2, 10)
     at = np.array([3, 7, 21, 22, 23, 24, 25, 26, 27, 28])
-    rows = np.zeros((29, SIZE), np.float32)
+    rows = np.zeros((30, SIZE), np.float32)
     rows[:20] = old
     rows[at] = new
-    replaced, expected = Codes.of(old).replaced(at, new), Codes.of(rows)
+    changed = list(zip(at.tolist(), Codes.of(new).to_rows(), strict=True))
+    replaced, expected = Codes.of(old).replaced(changed, 30), Codes.of(rows)
     assert np.array_equal(replaced.values, expected.values)
     assert replaced.scales[at] == pytest.approx(expected.scales[at])
     assert np.all(replaced.limits >= expected.limits)

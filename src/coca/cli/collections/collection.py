@@ -1,4 +1,4 @@
-"""Commands `coca collection`: list, describe, show hidden records, export, index, drop."""
+"""Commands `coca collection`: list, describe, show hidden records, export, check, drop."""
 
 import os
 from dataclasses import asdict, replace
@@ -187,6 +187,40 @@ def export(
     if report.bad:
         lines = [f"{path}: {reason}" for path, reason in report.bad]
         raise DataError("\n".join(lines[:20]) + f"\n{len(lines):,} files were not written")
+
+
+@app.command()
+def check(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="Name of the collection. Default: all.", show_default=False
+        ),
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make derived data again; records stay as they are.")
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Compare all records instead of a sample.")
+    ] = False,
+    uri: defaults.Uri = None,
+    *,
+    console: Console,
+) -> None:
+    """Check a SQLite file: its pages, and derived data against records; one line a finding."""
+    from coca.search.sqlite.check import check_file
+    from coca.search.stores import is_file
+
+    uri = defaults.search_uri(uri)
+    if not is_file(uri):
+        raise ConfigError(f"{uri} is a Milvus server, which checks its data itself")
+    report = check_file(uri, name, repair=repair, full=full, progress=console.progress)
+    for line in report.findings:
+        console.say(line)
+    console.say(f"{report.blocks:,} of {report.of_blocks:,} blocks were compared")
+    console.emit({"uri": uri, **asdict(report)})
+    if report.left:
+        raise SearchError(f"{report.left:,} findings of {uri} are not repaired")
 
 
 @app.command()

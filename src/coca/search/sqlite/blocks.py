@@ -1,98 +1,311 @@
-"""Blocks of a collection in its file: what the scan of vectors needs, derived from the records.
+"""Blocks of a collection in its file, and the rows written since: derived from the records.
 
-The part `keys` of a block has flags, content and album of each row, and the parts `image` and
-`text` have the codes of its vectors. A write replaces the parts of the rows that it changes, in its
-own transaction, with its number: a reader loads what is newer than what it has.
+A write adds a small row to NAME_recent for each row of a record: flags, keys, the codes of its
+vectors and its words. Once a block has `FOLD_ROWS` such rows, the same transaction folds them into
+the block: `keys`, `image` and `text` in NAME_blocks, the words in NAME_words (`postings`). A reader
+joins both. A fold changes nothing that a reader sees, so that it reads only what it has not read.
 """
 
 import sqlite3
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import groupby
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
 
 from coca.search.records import Record
+from coca.search.sqlite import postings
 from coca.search.sqlite.codes import BLOCK_ROWS, Codes
-from coca.search.sqlite.scan import EXISTS, GIVEN, HAS_TEXT, HIDDEN, Block
+from coca.search.sqlite.database import DamageError, sealed, unsealed
+from coca.search.sqlite.postings import RecentWords
+from coca.search.sqlite.scan import EXISTS, GIVEN, HAS_TEXT, HIDDEN, Block, Scan
+from coca.search.words import RULES, Words, analyzed, texts_of, words_from, words_to
 
+FOLD_ROWS = 256
+"""Rows of a block that wait in NAME_recent. With 256, a row costs 12 kB of folding, and a reader
+that opens a million records reads 32,000 small rows."""
+SUFFIXES = ("_blocks", "_words", "_recent")
+"""Ends of the names of the tables."""
+KINDS = ("image", "text")
+"""Parts of a block that are codes."""
 _KEYS = np.dtype([("flags", "u1"), ("content", "<u8"), ("album", "<u8")])
+_WITHIN = "WHERE row >= ? AND row < ?"
+_COLUMNS = "row, seq, keys, image, text, words, rules"
+
+
+@dataclass(frozen=True, slots=True)
+class _Recent:
+    """Row that was written since its block; None is as in the block."""
+
+    row: int
+    seq: int
+    keys: bytes
+    image: bytes | None
+    text: bytes | None
+    words: bytes | None
+    rules: int
+
+
+def create(connection: sqlite3.Connection, name: str) -> None:
+    """Create the derived tables of the collection `name`."""
+    connection.execute(
+        f'CREATE TABLE "{name}_blocks" (block INTEGER NOT NULL, kind TEXT NOT NULL, '
+        "seq INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (block, kind))"
+    )
+    connection.execute(
+        f'CREATE TABLE "{name}_recent" (row INTEGER PRIMARY KEY, seq INTEGER NOT NULL, '
+        "keys BLOB NOT NULL, image BLOB, text BLOB, words BLOB, rules INTEGER NOT NULL)"
+    )
+    postings.create(connection, name)
 
 
 def write(
     connection: sqlite3.Connection,
     name: str,
     records: Mapping[int, Record | None],
+    words: Mapping[int, Words],
     *,
     seq: int,
     embed_dim: int,
     vectors: bool,
 ) -> None:
-    """Replace the parts of blocks by rows that were written, or deleted (None).
+    """Add rows that were written, or deleted (None), and fold blocks that have many.
 
-    Without `vectors` these are as before.
+    Without `vectors` these are as before, and so are the words of rows that `words` lacks.
     """
-    by_block: dict[int, list[int]] = defaultdict(list)
-    for row in sorted(records):
-        by_block[row // BLOCK_ROWS].append(row)
-    for block, rows in by_block.items():
-        found = dict(
-            connection.execute(f'SELECT kind, data FROM "{name}_blocks" WHERE block = ?', (block,))
-        )
-        offsets = np.array(rows, np.int64) - block * BLOCK_ROWS
-        some = [records[row] for row in rows]
-        keys = np.frombuffer(found.get("keys", b""), _KEYS)
-        count = max(len(keys), int(offsets[-1]) + 1)
-        keys = np.concatenate([keys, np.zeros(count - len(keys), _KEYS)])
-        keys[offsets] = np.array([_key(record) for record in some], _KEYS)
-        parts = {"keys": keys.tobytes()}
-        if vectors:
-            none = np.zeros((0, embed_dim), np.float32)
-            zero = np.zeros(embed_dim, np.float32)
-            for kind in ("image", "text"):
-                old = Codes.from_bytes(found[kind], embed_dim) if kind in found else Codes.of(none)
-                new = np.stack([_vector(record, kind, zero) for record in some])
-                parts[kind] = old.replaced(offsets, new).to_bytes()
-        connection.executemany(
-            f'INSERT OR REPLACE INTO "{name}_blocks" (block, kind, seq, data) VALUES (?, ?, ?, ?)',
-            ((block, kind, seq, data) for kind, data in parts.items()),
-        )
+    codes: dict[str, Sequence[bytes | None]] = dict.fromkeys(KINDS, [None] * len(records))
+    if vectors:
+        codes = {kind: _codes(records.values(), kind, embed_dim).to_rows() for kind in KINDS}
+    parts: list[Sequence[bytes | None]] = [
+        [_keys(record) for record in records.values()],
+        *codes.values(),
+        [words_to(words[row]) if row in words else None for row in records],
+    ]
+    connection.executemany(
+        f'INSERT INTO "{name}_recent" ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) '
+        "ON CONFLICT (row) DO UPDATE SET seq = excluded.seq, keys = excluded.keys, "
+        "image = coalesce(excluded.image, image), text = coalesce(excluded.text, text), "
+        "words = coalesce(excluded.words, words), rules = min(excluded.rules, rules)",
+        (
+            (row, seq, *(None if part is None else sealed(part) for part in some), RULES)
+            for row, *some in zip(records, *parts, strict=True)
+        ),
+    )
+    for block in {row // BLOCK_ROWS for row in records}:
+        (count,) = connection.execute(
+            f'SELECT count(*) FROM "{name}_recent" WHERE row >= ? AND row < ?', _range(block)
+        ).fetchone()
+        if count >= FOLD_ROWS:
+            fold(connection, name, block, embed_dim)
 
 
-def read(
-    connection: sqlite3.Connection, name: str, *, since: int, embed_dim: int
-) -> dict[int, Block]:
-    """Read the blocks that were written after `since`, by number."""
-    parts: dict[int, dict[str, bytes]] = defaultdict(dict)
-    for block, kind, data in connection.execute(
-        f'SELECT block, kind, data FROM "{name}_blocks" '
-        f'WHERE block IN (SELECT block FROM "{name}_blocks" WHERE seq > ?)',
-        (since,),
-    ):
-        parts[block][kind] = data
-    found = {}
-    for block, some in parts.items():
-        keys = np.frombuffer(some["keys"], _KEYS)
-        flags, contents, albums = (np.ascontiguousarray(keys[name]) for name in _KEYS.names or ())
-        found[block] = Block(
-            flags=flags,
-            contents=contents,
-            albums=albums,
-            image=Codes.from_bytes(some["image"], embed_dim),
-            text=Codes.from_bytes(some["text"], embed_dim),
+def fold(connection: sqlite3.Connection, name: str, block: int, embed_dim: int) -> None:
+    """Move the recent rows of a block into it; a block without any stays as it is."""
+    recent = _read_recent(connection, name, _WITHIN, _range(block))
+    if not recent:
+        return
+    before = _block(_parts(connection, name, block), embed_dim)
+    rows = {one.row: words_from(one.words) for one in recent if one.words is not None}
+    known = {block * BLOCK_ROWS + offset for offset in np.flatnonzero(before.flags).tolist()}
+    _write_parts(connection, name, block, _folded(before, recent), max(one.seq for one in recent))
+    rules = min(one.rules for one in recent)
+    postings.write(connection, name, block, rows, stale=rows.keys() & known, rules=rules)
+
+
+def made(
+    records: Mapping[int, Record], block: int, embed_dim: int
+) -> tuple[Block, dict[int, Words]]:
+    """Make a block and the words of its rows from its records."""
+    keys = np.zeros(max(records, default=-1) + 1 - block * BLOCK_ROWS if records else 0, _KEYS)
+    codes = {kind: Codes.of(np.zeros((0, embed_dim), np.float32)) for kind in KINDS}
+    if records:
+        offsets = [row % BLOCK_ROWS for row in records]
+        keys[offsets] = np.frombuffer(b"".join(map(_keys, records.values())), _KEYS)
+        for kind in KINDS:
+            rows = _codes(records.values(), kind, embed_dim).to_rows()
+            codes[kind] = codes[kind].replaced(
+                list(zip(offsets, rows, strict=True)), max(offsets) + 1
+            )
+    return _keyed(keys, codes), {row: analyzed(texts_of(one)) for row, one in records.items()}
+
+
+def differences(
+    connection: sqlite3.Connection,
+    name: str,
+    number: int,
+    block: Block,
+    words: Mapping[int, Words],
+) -> list[str]:
+    """List the derived data of a block that are not those that `made` made."""
+    try:
+        recent = _read_recent(connection, name, _WITHIN, _range(number))
+        stored = _block(_parts(connection, name, number), block.image.values.shape[1])
+        stored = _folded(stored, recent) if recent else stored
+        newer = {one.row: words_from(one.words) for one in recent if one.words is not None}
+        blobs = postings.merged(postings.read_block(connection, name, number), newer, newer)
+    except (DamageError, sqlite3.DatabaseError) as error:
+        return [str(error)]
+    found, exists = [], np.flatnonzero(block.flags)
+    for part in ("flags", "contents", "albums"):
+        old, new = getattr(stored, part), getattr(block, part)
+        if old[exists.max(initial=-1) + 1 :].any() and part == "flags":
+            found.append("rows without records")
+        if not np.array_equal(old[: len(new)], new):
+            found.append(part)
+    for kind in KINDS:
+        old, new = getattr(stored, kind), getattr(block, kind)
+        same = len(old.values) >= len(new.values) and all(
+            np.array_equal(getattr(old, part)[exists], getattr(new, part)[exists])
+            for part in ("values", "scales")
         )
+        if not (same and np.all(old.limits >= new.limits)):
+            found.append(f"codes of {kind}")
+    terms = {term: data for term, data in blobs.items() if data}
+    if terms != postings.merged({}, words, ()):
+        found.append("words")
     return found
 
 
-def _key(record: Record | None) -> tuple[int, int, int]:
+def replace(
+    connection: sqlite3.Connection,
+    name: str,
+    number: int,
+    block: Block,
+    words: Mapping[int, Words],
+    *,
+    seq: int,
+) -> None:
+    """Write a block that `made` made in place of what is stored of it."""
+    _write_parts(connection, name, number, block, seq)
+    postings.clear(connection, name, number)
+    postings.write(connection, name, number, words)
+
+
+def former_blocks(connection: sqlite3.Connection, name: str) -> set[int]:
+    """Return the blocks with words by former rules of `coca.search.words`."""
+    found = connection.execute(
+        f'SELECT DISTINCT row / ? FROM "{name}_recent" WHERE rules < ?', (BLOCK_ROWS, RULES)
+    )
+    return {block for (block,) in found} | postings.former_blocks(connection, name)
+
+
+def read(
+    connection: sqlite3.Connection, name: str, scan: Scan, words: RecentWords, *, since: int
+) -> tuple[Scan, RecentWords]:
+    """Read what was written after `since` into a scan and the recent words of that state."""
+    newer = f'SELECT DISTINCT block FROM "{name}_blocks" WHERE seq > ?'
+    parts = {
+        number: _parts(connection, name, number)
+        for (number,) in connection.execute(newer, (since,)).fetchall()
+    }
+    if since < 0:
+        recent = _read_recent(connection, name, "", ())
+    else:
+        changed = (
+            f'WHERE row IN (SELECT row FROM "{name}" WHERE seq > ? '
+            f'UNION SELECT row FROM "{name}_deleted" WHERE seq > ? AND row >= 0)'
+        )
+        recent = _read_recent(connection, name, changed, (since, since))
+        recent = [one for one in recent if one.row // BLOCK_ROWS not in parts]
+        for number in parts:
+            recent += _read_recent(connection, name, _WITHIN, _range(number))
+    found = {number: _block(some, scan.embed_dim) for number, some in parts.items()}
+    for number, rows in groupby(recent, lambda one: one.row // BLOCK_ROWS):
+        old = found.get(number)
+        if old is None and number < len(scan.blocks):
+            old = scan.blocks[number]
+        found[number] = _folded(old or _block({}, scan.embed_dim), list(rows))
+    analyzed = {one.row: words_from(one.words) for one in recent if one.words is not None}
+    return scan.replaced(found) if found else scan, words.replaced(analyzed, parts)
+
+
+def _read_recent(
+    connection: sqlite3.Connection, name: str, condition: str, values: Sequence[int]
+) -> list[_Recent]:
+    found = connection.execute(
+        f'SELECT {_COLUMNS} FROM "{name}_recent" {condition} ORDER BY row', values
+    )
+    recent = []
+    for row, seq, keys, *parts, rules in found:
+        data = (None if part is None else unsealed(part, "codes of a row") for part in parts)
+        image, text, words = data
+        recent.append(_Recent(row, seq, unsealed(keys, "keys of a row"), image, text, words, rules))
+    return recent
+
+
+def _parts(connection: sqlite3.Connection, name: str, block: int) -> dict[str, bytes]:
+    found = connection.execute(f'SELECT kind, data FROM "{name}_blocks" WHERE block = ?', (block,))
+    return {kind: unsealed(data, f"codes of block {block}") for kind, data in found}
+
+
+def _write_parts(
+    connection: sqlite3.Connection, name: str, number: int, block: Block, seq: int
+) -> None:
+    """Write a block, which has all recent rows."""
+    keys = np.zeros(len(block.flags), _KEYS)
+    keys["flags"], keys["content"], keys["album"] = block.flags, block.contents, block.albums
+    parts = {"keys": keys.tobytes()} | {kind: getattr(block, kind).to_bytes() for kind in KINDS}
+    connection.executemany(
+        f'INSERT OR REPLACE INTO "{name}_blocks" (block, kind, seq, data) VALUES (?, ?, ?, ?)',
+        ((number, kind, seq, sealed(part)) for kind, part in parts.items()),
+    )
+    connection.execute(f'DELETE FROM "{name}_recent" {_WITHIN}', _range(number))
+
+
+def _range(block: int) -> tuple[int, int]:
+    return block * BLOCK_ROWS, (block + 1) * BLOCK_ROWS
+
+
+def _block(parts: Mapping[str, bytes], embed_dim: int) -> Block:
+    """Read the parts of a block; without any it has no rows."""
+    none = Codes.of(np.zeros((0, embed_dim), np.float32)).to_bytes()
+    codes = {kind: Codes.from_bytes(parts.get(kind, none), embed_dim) for kind in KINDS}
+    return _keyed(np.frombuffer(parts.get("keys", b""), _KEYS), codes)
+
+
+def _keyed(keys: np.ndarray[Any, Any], codes: Mapping[str, Codes]) -> Block:
+    flags, contents, albums = (np.ascontiguousarray(keys[field]) for field in _KEYS.names or ())
+    return Block(
+        flags=flags, contents=contents, albums=albums, image=codes["image"], text=codes["text"]
+    )
+
+
+def _folded(block: Block, recent: Sequence[_Recent]) -> Block:
+    """Return a block with recent rows, which may extend it."""
+    offsets = np.array([one.row % BLOCK_ROWS for one in recent], np.int64)
+    count = max(len(block.flags), int(offsets.max()) + 1)
+    new = np.frombuffer(b"".join([one.keys for one in recent]), _KEYS)
+    arrays: list[Any] = []
+    for field, values in zip(
+        _KEYS.names or (), (block.flags, block.contents, block.albums), strict=True
+    ):
+        values = np.concatenate([values, np.zeros(count - len(values), values.dtype)])
+        values[offsets] = new[field]
+        arrays.append(values)
+    codes = {
+        kind: getattr(block, kind).replaced(
+            [
+                (int(at), data)
+                for at, one in zip(offsets, recent, strict=True)
+                if (data := getattr(one, kind)) is not None
+            ],
+            count,
+        )
+        for kind in KINDS
+    }
+    return Block(*arrays, **codes)
+
+
+def _keys(record: Record | None) -> bytes:
     if record is None:
-        return 0, 0, 0
+        return bytes(_KEYS.itemsize)
     flags = EXISTS
     flags |= HIDDEN if record.hidden else 0
     flags |= HAS_TEXT if record.text_vector is not None else 0
     flags |= GIVEN if record.caption_source == "given" else 0
-    return flags, _hash(record.content), _hash(record.album)
+    return np.array((flags, _hash(record.content), _hash(record.album)), _KEYS).tobytes()
 
 
 def _hash(text: str) -> int:
@@ -102,8 +315,12 @@ def _hash(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def _vector(
-    record: Record | None, kind: str, zero: Float32[np.ndarray, " E"]
-) -> Float32[np.ndarray, " E"]:
-    vector = None if record is None else record.vector if kind == "image" else record.text_vector
-    return zero if vector is None else vector
+def _codes(records: Iterable[Record | None], kind: str, embed_dim: int) -> Codes:
+    """Return the codes of each vector, zeros where there is none."""
+    zero = np.zeros(embed_dim, np.float32)
+    vectors = [
+        None if record is None else record.vector if kind == "image" else record.text_vector
+        for record in records
+    ]
+    rows = np.stack([zero if vector is None else vector for vector in vectors])
+    return Codes.of(rows)

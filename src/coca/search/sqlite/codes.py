@@ -14,11 +14,11 @@ from functools import partial
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int8, Int64
 
-BLOCK_ROWS = 1_024
-"""Rows of a block: its codes fit the processor's cache, and a write replaces 256 kB of them."""
+BLOCK_ROWS = 4_096
+"""Rows of a block, of its codes and of its words."""
 _ROUNDING = 1e-6
 """Allowance for float32 rounding of approximate scores, relative to |q| |x|."""
-_LIMIT_BYTES = 8
+_LIMIT_BYTES, _ROW_BYTES = 8, 12
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,32 @@ class Codes:
         lengths = [np.linalg.norm(part, axis=1).max(initial=0) for part in (errors, rows)]
         return cls(values, scales, np.array(lengths, np.float32))
 
-    def replaced(self, at: Int64[np.ndarray, " C"], rows: Float32[np.ndarray, "C E"]) -> "Codes":
-        """Return codes with other vectors at these rows, old or new; rows between are zeros.
+    def replaced(self, rows: Sequence[tuple[int, bytes]], count: int) -> "Codes":
+        """Return codes of `count` rows with others at some positions, each as in `to_rows`.
 
         The limits never decrease, so that the bound remains valid.
         """
-        new = Codes.of(rows)
-        count = max(len(self.scales), int(at.max(initial=-1)) + 1)
         values = np.zeros((count, self.values.shape[1]), np.int8)
         scales = np.zeros(count, np.float32)
         values[: len(self.values)], scales[: len(self.scales)] = self.values, self.scales
-        values[at], scales[at] = new.values, new.scales
-        return Codes(values, scales, np.maximum(self.limits, new.limits))
+        limits = self.limits
+        if rows:
+            at = [position for position, _ in rows]
+            joined = b"".join([data for _, data in rows])
+            new = np.frombuffer(joined, np.int8).reshape(len(rows), -1)
+            numbers = np.frombuffer(new[:, :_ROW_BYTES].tobytes(), "<f4").reshape(-1, 3)
+            values[at], scales[at] = new[:, _ROW_BYTES:], numbers[:, 2]
+            limits = np.maximum(limits, numbers[:, :2].max(axis=0)).astype(np.float32)
+        return Codes(values, scales, limits)
+
+    def to_rows(self) -> list[bytes]:
+        """Return limits, scale and values of each row, little-endian."""
+        limits = self.limits.astype("<f4").tobytes()
+        scales = self.scales.astype("<f4")
+        return [
+            limits + scale.tobytes() + values.tobytes()
+            for scale, values in zip(scales, self.values, strict=True)
+        ]
 
     def to_bytes(self) -> bytes:
         """Return limits, scales and values, little-endian."""

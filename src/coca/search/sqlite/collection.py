@@ -1,5 +1,6 @@
 """Collection of a SQLite file: records, filters, exact search of vectors and words."""
 
+import json
 import os
 import sqlite3
 import threading
@@ -7,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
@@ -28,7 +29,7 @@ from coca.search.records import (
 )
 from coca.search.search_options import MAX_RESULTS, Ranking, SearchOptions, Side, check_text
 from coca.search.sqlite import blocks, postings, tables
-from coca.search.sqlite.database import Database
+from coca.search.sqlite.database import DamageError, Database
 from coca.search.sqlite.scan import Scan
 from coca.search.store import Change, Changes, changed_by, has_same_vectors, repr_of
 
@@ -57,9 +58,11 @@ class SqliteCollection:
         # More threads would wait for each other at every step: 32 have two thirds of the speed.
         self._turns = threading.BoundedSemaphore(os.cpu_count() or 1)
         self._scan, self._version = Scan((), info.embed_dim), -1
+        self._recent = postings.NONE_RECENT
         # Time that the last write took a record, in seconds.
         self._row_s = _WRITE_S / _WRITE_ROWS
-        self._masks: OrderedDict[str, Bool[np.ndarray, " N"]] = OrderedDict()
+        # Rows that a filter keeps, and the version that these are of.
+        self._masks: OrderedDict[str, tuple[int, Bool[np.ndarray, " N"]]] = OrderedDict()
 
     def __len__(self) -> int:
         return self.count()
@@ -187,13 +190,13 @@ class SqliteCollection:
         """Find the records nearest to each vector, exactly; see `Collection.nearest`."""
         options.check_page(MAX_RESULTS)
         queries = unit_rows(vectors, self.info.embed_dim)
-        with self._searching(options.filter) as (connection, _, scan, keep), self._turns:
-            found = scan.nearest(queries, options, _Reader(connection, self.info), keep)
+        with self._searching(options.filter) as view, self._turns:
+            found = view.scan.nearest(queries, options, view, view.keep)
             pages = [
                 list(zip(rows.tolist(), scores.tolist(), strict=True))[options.offset :]
                 for rows, scores in found
             ]
-            hits = self._hits(connection, scan, keep, [row for page in pages for row, _ in page])
+            hits = view.hits([row for page in pages for row, _ in page])
         return options.keep_similar(
             [[replace(hits[row], score=score) for row, score in page] for page in pages]
         )
@@ -201,12 +204,12 @@ class SqliteCollection:
     def words(self, text: str, limit: int, filter: str = "") -> list[tuple[str, float]]:
         """Find the records that share a word with a text: ids with BM25, best first."""
         check_text(text)
-        with self._searching(filter) as (connection, state, scan, keep):
-            rows, scores = self._bm25(connection, state, text_words.query_terms(text), Ranking())
-            shown = scan.searched(keep)[rows]
+        with self._searching(filter) as view:
+            rows, scores = view.bm25(text_words.query_terms(text), Ranking())
+            shown = view.scan.searched(view.keep)[rows]
             rows, scores = rows[shown], scores[shown]
             best = np.argsort(-scores, kind="stable")[:limit]
-            hits = tables.read_hits(connection, self._name, rows[best].tolist())
+            hits = tables.read_hits(view.connection, self._name, rows[best].tolist())
         return [
             (hits[row].id, score)
             for row, score in zip(rows[best].tolist(), scores[best].tolist(), strict=True)
@@ -214,12 +217,13 @@ class SqliteCollection:
 
     def similar_words(self, word: str, limit: int = 64) -> list[Hit]:
         """Find records with words like a word; see `Collection.similar_words`."""
-        with self._searching("") as (connection, _, scan, keep):
-            terms = postings.similar_terms(connection, self._name, word)
-            rows = postings.rows_of(connection, self._name, terms)
-            shown = scan.searched(keep)
+        with self._searching("") as view:
+            where = (view.connection, self._name)
+            terms = postings.similar_terms(*where, word, len(view.scan), view.recent)
+            rows = postings.rows_of(*where, terms, len(view.scan), view.recent)
+            shown = view.scan.searched()
             some = {row: None for found in rows for row in found[shown[found]][:limit].tolist()}
-            hits = tables.read_hits(connection, self._name, list(some))
+            hits = tables.read_hits(view.connection, self._name, list(some))
         return [hits[row] for row in some]
 
     def ranked(self, query: TypedQuery, ranking: Ranking, options: SearchOptions) -> list[Hit]:
@@ -228,19 +232,20 @@ class SqliteCollection:
         check_text(query.text)
         query = replace(query, vector=unit_rows(query.vector[np.newaxis], self.info.embed_dim)[0])
         terms = text_words.query_terms(query.text)
-        with self._searching(options.filter) as (connection, state, scan, keep), self._turns:
-            found = scan.ranked(
+        with self._searching(options.filter) as view, self._turns:
+            where = (view.connection, self._name)
+            found = view.scan.ranked(
                 query,
                 ranking,
                 options,
-                _Reader(connection, self.info),
-                keep,
-                bm25=self._bm25(connection, state, terms, ranking),
-                text=postings.text_matches(connection, self._name, terms),
+                view,
+                view.keep,
+                bm25=view.bm25(terms, ranking),
+                text=postings.text_matches(*where, terms, len(view.scan), view.recent),
             )
             rows = found.rows[options.offset :].tolist()
-            hits = self._hits(connection, scan, keep, rows)
-        floor = query.caption_floor(scan.captioned)
+            hits = view.hits(rows)
+        floor = query.caption_floor(view.scan.captioned)
         parts = (found.image, found.caption, found.bm25, found.text)
         columns = (part[options.offset :].tolist() for part in parts)
         return [
@@ -252,8 +257,10 @@ class SqliteCollection:
 
     def labels_in(self, text: str) -> Set[str]:
         """Return the labels that a text names; see `Collection.labels_in`."""
-        with self._reading() as (connection, _):
-            return postings.labels_in(connection, self._name, text_words.query_terms(text))
+        terms = text_words.query_terms(text)
+        with self._searching("") as view:
+            where = (view.connection, self._name)
+            return postings.labels_in(*where, terms, len(view.scan), view.recent)
 
     def saved_searches(self) -> dict[str, str]:
         """Read the saved searches by name."""
@@ -303,10 +310,7 @@ class SqliteCollection:
     @contextmanager
     def _writing(self) -> Iterator[tuple[sqlite3.Connection, tables.State]]:
         with self._database.writing() as connection:
-            state = self._state(connection)
-            if not postings.is_current(connection, self._name):
-                tables.rewrite_words(connection, self._name)
-            yield connection, state
+            yield connection, self._state(connection)
 
     def _state(self, connection: sqlite3.Connection) -> tables.State:
         state = tables.state_of(connection, self._name)
@@ -322,9 +326,7 @@ class SqliteCollection:
         return state
 
     @contextmanager
-    def _searching(
-        self, filter: str
-    ) -> Iterator[tuple[sqlite3.Connection, tables.State, Scan, Bool[np.ndarray, " N"] | None]]:
+    def _searching(self, filter: str) -> Iterator["_View"]:
         """Read one state of the file: its scan, and the rows that a filter keeps."""
         while True:
             with self._reading() as (connection, state):
@@ -334,65 +336,45 @@ class SqliteCollection:
                         continue
                     if state.seq > self._version:
                         self._refresh(connection, state)
-                    scan, keep = self._scan, self._masks.get(filter)
-                if filter and keep is None:
-                    keep = self._mask(connection, filter, len(scan))
-                    with self._lock:
-                        if self._scan is scan:
-                            self._masks[filter] = keep
-                            while len(self._masks) > _MASKS:
-                                self._masks.popitem(last=False)
-                yield connection, state, scan, keep
+                    scan, recent = self._scan, self._recent
+                keep = self._kept(connection, state, filter, len(scan)) if filter else None
+                yield _View(connection, self._name, state, scan, recent, keep)
                 return
 
     def _refresh(self, connection: sqlite3.Connection, state: tables.State) -> None:
-        scan, since = self._scan, self._version
+        scan, recent, since = self._scan, self._recent, self._version
         if since < state.full_before:
-            scan, since = Scan((), state.embed_dim), -1
-        changed = blocks.read(connection, self._name, since=since, embed_dim=state.embed_dim)
-        self._scan = scan.replaced(changed) if changed else scan
-        self._version = state.seq
-        self._masks.clear()
+            scan, recent, since = Scan((), state.embed_dim), postings.RecentWords(), -1
+        scan, recent = blocks.read(connection, self._name, scan, recent, since=since)
+        if (known := scan.records) != state.records:
+            raise DamageError(f"{state.records} records, and derived data of {known}")
+        self._scan, self._recent, self._version = scan, recent, state.seq
 
-    def _mask(
-        self, connection: sqlite3.Connection, filter: str, size: int
+    def _kept(
+        self, connection: sqlite3.Connection, state: tables.State, filter: str, size: int
     ) -> Bool[np.ndarray, " N"]:
+        """Return the rows that a filter keeps; only those written since the last time are read."""
+        with self._lock:
+            version, before = self._masks.get(filter, (-1, np.zeros(0, bool)))
+        if version == state.seq:
+            return before
         condition, values = to_sql(parse(filter))
-        found = connection.execute(f'SELECT row FROM "{self._name}" WHERE {condition}', values)
         keep = np.zeros(size, bool)
+        if version >= state.full_before:
+            keep[: len(before)] = before
+            newer = f'SELECT row FROM "{self._name}" WHERE seq > ?'
+            changed = [row for (row,) in connection.execute(newer, (version,))]
+            keep[changed] = False
+            condition = f"{tables.AMONG_ROWS} AND ({condition})"
+            values = [json.dumps(changed), *values]
+        found = connection.execute(f'SELECT row FROM "{self._name}" WHERE {condition}', values)
         keep[np.fromiter((row for (row,) in found), np.int64)] = True
+        with self._lock:
+            if state.seq == self._version:
+                self._masks[filter] = state.seq, keep
+                while len(self._masks) > _MASKS:
+                    self._masks.popitem(last=False)
         return keep
-
-    def _bm25(
-        self,
-        connection: sqlite3.Connection,
-        state: tables.State,
-        terms: Sequence[tuple[str, str]],
-        ranking: Ranking,
-    ) -> tuple[Int64[np.ndarray, " M"], Float32[np.ndarray, " M"]]:
-        return postings.scores(
-            connection,
-            self._name,
-            terms,
-            records=state.records,
-            mean_length=state.words / max(state.records, 1),
-            captions=ranking.captions,
-        )
-
-    def _hits(
-        self,
-        connection: sqlite3.Connection,
-        scan: Scan,
-        keep: Bool[np.ndarray, " N"] | None,
-        rows: Sequence[int],
-    ) -> dict[int, Hit]:
-        """Read the hits of rows, with the number of their copies."""
-        found = tables.read_hits(connection, self._name, rows)
-        copies = scan.copies(np.array(list(found), np.int64), keep).tolist()
-        return {
-            row: replace(hit, copies=count)
-            for (row, hit), count in zip(found.items(), copies, strict=True)
-        }
 
     def _write(
         self,
@@ -408,7 +390,7 @@ class SqliteCollection:
             The number of these ids that had a record.
         """
         began_s = time.monotonic()
-        name, seq = self._name, tables.next_write(connection)
+        name, seq = self._name, state.seq + 1
         before = tables.read_records(connection, name, records, vectors=False)
         new = [id for id, record in records.items() if record and id not in before]
         free = tables.free_rows(connection, name, len(new))
@@ -420,7 +402,8 @@ class SqliteCollection:
         gone = {id: row for id, row in row_of.items() if row not in written}
         if not changed:
             return 0
-        tables.write_rows(connection, name, written, seq=seq, vectors=vectors)
+        same = {row: record for row, record in before.values() if row in written}
+        tables.write_rows(connection, name, written, same, seq=seq, vectors=vectors)
         forgotten = state.full_before
         if gone:
             tables.delete_rows(connection, name, gone, seq=seq)
@@ -428,12 +411,23 @@ class SqliteCollection:
             forgotten = max(forgotten, seq - _KEPT_DELETIONS)
             sql = f'DELETE FROM "{name}_deleted" WHERE seq < ? AND row IS NULL'
             connection.execute(sql, (forgotten,))
-        blocks.write(connection, name, changed, seq=seq, embed_dim=state.embed_dim, vectors=vectors)
-        length = postings.write(
+        old = {row: text_words.texts_of(record) for row, record in before.values()}
+        new_texts = {row: text_words.texts_of(record) for row, record in written.items()}
+        words = {
+            row: text_words.analyzed(new_texts.get(row, {}))
+            for row in changed
+            if row not in old or old[row] != new_texts.get(row)
+        }
+        length = sum(one.length for one in words.values())
+        length -= sum(text_words.analyzed(old[row]).length for row in words if row in old)
+        blocks.write(
             connection,
             name,
-            {row: text_words.texts_of(record) for row, record in before.values()},
-            {row: text_words.texts_of(record) for row, record in written.items()},
+            changed,
+            words,
+            seq=seq,
+            embed_dim=state.embed_dim,
+            vectors=vectors,
         )
         connection.execute(
             "UPDATE collections SET seq = ?, rows = ?, records = records + ?, words = words + ?, "
@@ -444,19 +438,50 @@ class SqliteCollection:
         return len(before)
 
 
-class _Reader:
-    """Reads rows of one state of the file for the scan."""
+@dataclass(frozen=True)
+class _View:
+    """One state of the file, and what is in memory of it; reads rows for the scan."""
 
-    def __init__(self, connection: sqlite3.Connection, info: CollectionInfo) -> None:
-        self._connection, self._info = connection, info
+    connection: sqlite3.Connection
+    name: str
+    state: tables.State
+    scan: Scan
+    recent: postings.RecentWords
+    keep: Bool[np.ndarray, " N"] | None
+    """Mask of the rows that a filter keeps; None keeps all."""
 
     def vectors(self, rows: Int64[np.ndarray, " C"], on: Side) -> Float32[np.ndarray, "C E"]:
         """Read vectors of rows, in this order; zeros where there is none."""
-        table = f"{self._info.collection}_vectors"
-        found = tables.read_column(self._connection, table, _COLUMN[on], rows.tolist())
-        return tables.stacked(found, self._info.embed_dim)
+        table = f"{self.name}_vectors"
+        found = tables.read_column(self.connection, table, _COLUMN[on], rows.tolist())
+        return tables.stacked(found, self.scan.embed_dim)
 
     def ids(self, rows: Int64[np.ndarray, " C"]) -> Sequence[str]:
         """Read the ids of rows, in this order."""
-        name = self._info.collection
-        return tables.read_column(self._connection, name, "id", rows.tolist())
+        return tables.read_column(self.connection, self.name, "id", rows.tolist())
+
+    def bm25(
+        self, terms: Sequence[tuple[str, str]], ranking: Ranking
+    ) -> tuple[Int64[np.ndarray, " M"], Float32[np.ndarray, " M"]]:
+        """Compute the BM25 of all rows that share a term."""
+        return postings.scores(
+            self.connection,
+            self.name,
+            terms,
+            size=len(self.scan),
+            records=self.state.records,
+            mean_length=self.state.words / max(self.state.records, 1),
+            captions=ranking.captions,
+            recent=self.recent,
+        )
+
+    def hits(self, rows: Sequence[int]) -> dict[int, Hit]:
+        """Read the hits of rows, with the number of their copies."""
+        found = tables.read_hits(self.connection, self.name, rows)
+        if missing := found.keys() ^ set(rows):
+            raise DamageError(f"row {min(missing)} of {self.name} is missing")
+        copies = self.scan.copies(np.array(list(found), np.int64), self.keep).tolist()
+        return {
+            row: replace(hit, copies=count)
+            for (row, hit), count in zip(found.items(), copies, strict=True)
+        }

@@ -10,17 +10,22 @@ import sqlite3
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from coca.core.cancellation import check_cancelled
 from coca.core.errors import SearchError, StorageError
 
 APPLICATION_ID = 0x436F4361
 """`CoCa` in ASCII, in the header of each file of ours."""
-FORMAT = 3
+FORMAT = 4
 """Version of the tables, in the header as `user_version`."""
+_FORMER = 3
+"""Version that `coca collection check --repair` makes new: it had other derived tables."""
+_SEAL_BYTES = 4
 _MAGIC = b"SQLite format 3\0"
 _STEPS = 100_000
 """Instructions of a query, about a millisecond of them, after which it is checked whether it is
@@ -54,7 +59,29 @@ CREATE TABLE collections (
 )
 """`words` is the sum of the lengths of all records, `rows` the number of the next row, and `seq`
 the number of the last write. Writes before `full_before` are known by a full read only. `writes`
-has the number of the last write of the file, so that no two states have the same number."""
+counts the collections that were created or renamed, so that no two states have the same number."""
+
+
+class DamageError(Exception):
+    """What is stored cannot be right; `Database` adds the file and the remedy."""
+
+
+def sealed(data: bytes) -> bytes:
+    """Return derived data with its checksum, CRC-32, before it."""
+    return zlib.crc32(data).to_bytes(_SEAL_BYTES, "little") + data
+
+
+def unsealed(stored: Any, what: str) -> bytes:
+    """Return what `sealed` received.
+
+    Raises:
+        DamageError: The data is not what was written.
+    """
+    if isinstance(stored, bytes):
+        data = stored[_SEAL_BYTES:]
+        if stored[:_SEAL_BYTES] == zlib.crc32(data).to_bytes(_SEAL_BYTES, "little"):
+            return data
+    raise DamageError(f"the {what} are not what was written")
 
 
 class Database:
@@ -62,11 +89,16 @@ class Database:
 
     Attributes:
         path: Path of the file, as it was given.
+        is_former: Whether it has the former format, which only a repair opens.
     """
 
-    def __init__(self, path: str, *, create: bool, timeout_s: float) -> None:
-        """Open the file, and create it if it is missing and `create` is true."""
-        self.path, self._timeout_s = path, timeout_s
+    def __init__(self, path: str, *, create: bool, timeout_s: float, repairs: bool = False) -> None:
+        """Open the file, and create it if it is missing and `create` is true.
+
+        With `repairs` a file of the former format is opened as well.
+        """
+        self.path, self._timeout_s, self._repairs = path, timeout_s, repairs
+        self.is_former = False
         self._idle: list[sqlite3.Connection] = []
         self._lock, self._writer = threading.Lock(), threading.Lock()
         # Thread and connection of the transaction that writes.
@@ -166,6 +198,8 @@ class Database:
         """Convert errors of SQLite into one sentence."""
         try:
             yield
+        except DamageError as error:
+            raise SearchError(f"{self.path} is damaged ({error}): {self._remedy()}") from error
         except sqlite3.Error as error:
             reason = str(error)
             code = getattr(error, "sqlite_errorname", "")
@@ -189,11 +223,14 @@ class Database:
             if code.startswith("SQLITE_IOERR"):
                 raise StorageError(f"the disk of {self.path} failed: {reason}") from error
             if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-                raise SearchError(
-                    f"{self.path} is damaged ({reason}): restore a copy, or index the images again "
-                    "with another --uri"
-                ) from error
+                raise SearchError(f"{self.path} is damaged ({reason}): {self._remedy()}") from error
             raise SearchError(f"SQLite could not {doing} ({self.path}): {reason}") from error
+
+    def _remedy(self) -> str:
+        return (
+            f"`coca collection check --uri {self.path} --repair` makes derived data again and "
+            "lists other damage; or restore a copy"
+        )
 
     def _busy(self) -> str:
         return (
@@ -318,6 +355,13 @@ class Database:
             self._make_tables()
         elif found != APPLICATION_ID:
             raise self._foreign()
+        elif version == _FORMER:
+            self.is_former = self._repairs
+            if not self._repairs:
+                raise SearchError(
+                    f"{self.path} has format {version}, and this version of coca reads format "
+                    f"{FORMAT}: `coca collection check --uri {self.path} --repair` makes it new"
+                )
         elif version != FORMAT:
             side = "a newer" if version > FORMAT else "an older"
             raise SearchError(

@@ -8,35 +8,41 @@ all its terms by `FIELD_WEIGHTS`, and N counts all records.
 
 The table NAME_words has a BLOB for each block of rows and each term in it, with 6 bytes for each
 row and field: as 16-bit integers the row's offset in the block, the number of the field with the
-occurrences, and the row's length in halves of a term. A write replaces the BLOBs of the terms of
-its rows, which are in few pages, since the key begins with the block: a million records are
-written in 30 s of processor time, and in 72 s with a key that begins with the term.
+occurrences, and the row's length in halves of a term. A fold of a block replaces the BLOBs of its
+terms, which are in few pages, since the key begins with the block: a million records are written in
+30 s of processor time, and in 72 s with a key that begins with the term. Rows that were written
+since have their words in memory (`RecentWords`).
 
-Dimensions: P postings, M matching rows.
+Dimensions: N rows, P postings, M matching rows, R rows of a block.
 """
 
 import json
 import sqlite3
 from array import array
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64, UInt16
+from jaxtyping import Bool, Float, Float32, Int32, Int64, Integer, UInt16
 
 from coca.search.search_options import CaptionChoice
 from coca.search.spelling import one_error_away
+from coca.search.sqlite.codes import BLOCK_ROWS
+from coca.search.sqlite.database import sealed, unsealed
 from coca.search.words import (
     FIELD_WEIGHTS,
     FIELDS,
     GENERATED,
     LABELS,
     MARKS,
+    MOST_LENGTH,
+    MOST_OCCURRENCES,
     NAMED,
+    RULES,
     TEXT,
     TEXT_FIELDS,
-    analyzer,
-    field_terms,
+    Words,
     label_keys,
     named_keys,
     search_terms,
@@ -45,20 +51,58 @@ from coca.search.words import (
 
 K1, B = 1.2, 0.75
 """Defaults of Lucene and Milvus."""
-BLOCK_ROWS = 4_096
-
-_ANALYZER_BLOCK = -1
-"""Block with the version of the analysis in place of a term."""
-_MOST_OCCURRENCES, _MOST_LENGTH = 255, 65_535
+_RULES_TERM = ""
+"""Term of each block that has the version of the analysis of its words in place of postings."""
 _POSTING_BYTES = 6
 _LONGEST_ENDING = 3
 """Letters of an ending that stems lack, such as "ing"."""
-_TF = np.outer([*FIELD_WEIGHTS.values()], range(_MOST_OCCURRENCES + 1)).astype(np.float32).ravel()
-_IS_LABEL = np.repeat([field in LABELS for field in FIELDS], _MOST_OCCURRENCES + 1)
-_IS_TEXT = np.repeat([field in TEXT_FIELDS for field in FIELDS], _MOST_OCCURRENCES + 1)
+_TF = np.outer([*FIELD_WEIGHTS.values()], range(MOST_OCCURRENCES + 1)).astype(np.float32).ravel()
+_IS_LABEL = np.repeat([field in LABELS for field in FIELDS], MOST_OCCURRENCES + 1)
+_IS_TEXT = np.repeat([field in TEXT_FIELDS for field in FIELDS], MOST_OCCURRENCES + 1)
 
-Texts = Mapping[int, Mapping[str, str]]
-"""Texts of rows by field, see `coca.search.words.texts_of`."""
+
+@dataclass(frozen=True)
+class RecentWords:
+    """Postings in memory of rows whose words were written since their block."""
+
+    numbers: dict[str, int] = field(default_factory=dict)
+    """Numbers of terms; it only grows."""
+    rows: Int64[np.ndarray, " N"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Rows whose postings in blocks are void, ascending."""
+    postings: Int32[np.ndarray, "4 P"] = field(default_factory=lambda: np.zeros((4, 0), np.int32))
+    """Number of the term, row, field with occurrences, and length of the row."""
+
+    def replaced(self, words: Mapping[int, Words], blocks: Iterable[int]) -> "RecentWords":
+        """Return postings with these rows, and without others of some blocks."""
+        void = np.fromiter(words, np.int64, len(words))
+        gone = np.fromiter(blocks, np.int64)
+
+        def keeps(rows: Int64[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
+            return ~(np.isin(rows, void) | np.isin(rows // BLOCK_ROWS, gone))
+
+        new = array("i")
+        for row, one in words.items():
+            for term, codes in one.terms.items():
+                number = self.numbers.setdefault(term, len(self.numbers))
+                for code in codes:
+                    new.extend((number, row, code, one.length))
+        before = self.postings[:, keeps(self.postings[1].astype(np.int64))]
+        added = np.frombuffer(new, np.int32).reshape(-1, 4).T if new else before[:, :0]
+        rows = np.union1d(self.rows[keeps(self.rows)], void)
+        return RecentWords(self.numbers, rows, np.concatenate([before, added], axis=1))
+
+    def of(self, terms: Iterable[str]) -> Int32[np.ndarray, "4 P"]:
+        """Return the postings of terms."""
+        numbers = [self.numbers[term] for term in terms if term in self.numbers]
+        return self.postings[:, np.isin(self.postings[0], numbers)]
+
+    def terms(self) -> list[str]:
+        """Return the terms that a row has."""
+        live = frozenset(np.unique(self.postings[0]).tolist())
+        return [term for term, number in list(self.numbers.items()) if number in live]
+
+
+NONE_RECENT = RecentWords()
 
 
 def create(connection: sqlite3.Connection, name: str) -> None:
@@ -67,72 +111,87 @@ def create(connection: sqlite3.Connection, name: str) -> None:
         f'CREATE TABLE "{name}_words" (block INTEGER NOT NULL, term TEXT NOT NULL, '
         "data BLOB NOT NULL, PRIMARY KEY (block, term)) WITHOUT ROWID"
     )
-    clear(connection, name)
 
 
-def clear(connection: sqlite3.Connection, name: str) -> None:
-    """Delete all postings, after which those of all rows must be written again."""
-    connection.execute(f'DELETE FROM "{name}_words"')
-    values = (_ANALYZER_BLOCK, analyzer(), b"")
-    connection.execute(f'INSERT INTO "{name}_words" (block, term, data) VALUES (?, ?, ?)', values)
-
-
-def is_current(connection: sqlite3.Connection, name: str) -> bool:
-    """Return whether the terms are those of this version of the analysis."""
-    sql = f'SELECT 1 FROM "{name}_words" WHERE block = ? AND term = ?'
-    return connection.execute(sql, (_ANALYZER_BLOCK, analyzer())).fetchone() is not None
-
-
-def write(connection: sqlite3.Connection, name: str, old: Texts, new: Texts) -> int:
-    """Replace the postings of rows, in the transaction of the connection.
+def write(
+    connection: sqlite3.Connection,
+    name: str,
+    block: int,
+    rows: Mapping[int, Words],
+    *,
+    stale: Collection[int] = (),
+    rules: int = RULES,
+) -> None:
+    """Replace the postings of rows of a block, in the transaction of the connection.
 
     Args:
         connection: Connection within a transaction.
         name: Name of the collection.
-        old: Texts of the rows as they were written before; rows that `new` lacks are deleted.
-        new: Texts of the rows from now on.
-
-    Returns:
-        Change of the sum of the lengths of all rows, in halves of a term.
+        block: Number of the block.
+        rows: Words of rows from now on.
+        stale: Rows among these that may have postings in the block.
+        rules: Oldest version of the analysis that these words are of.
     """
-    same = {row for row, texts in old.items() if texts == new.get(row)}
-    removed: dict[int, set[str]] = defaultdict(set)
-    gone: dict[int, Bool[np.ndarray, " R"]] = {}
-    change = 0
-    for row in old.keys() - same:
-        block, offset = divmod(row, BLOCK_ROWS)
-        gone.setdefault(block, np.zeros(BLOCK_ROWS, bool))[offset] = True
-        fields = _occurrences(old[row])
-        removed[block].update(*fields.values())
-        change -= _length(fields)
-    added: dict[int, dict[str, array[int]]] = defaultdict(lambda: defaultdict(lambda: array("H")))
-    for row in sorted(new.keys() - same):
-        block, offset = divmod(row, BLOCK_ROWS)
-        fields = _occurrences(new[row])
-        length = _length(fields)
-        change += length
-        for field, counts in fields.items():
-            number = FIELDS.index(field) << 8
-            for term, count in counts.items():
-                posting = (offset, number | min(count, _MOST_OCCURRENCES), length)
-                added[block][term].extend(posting)
-    for block in removed.keys() | added.keys():
-        terms = sorted(removed[block] | added[block].keys())
-        stored = _blobs(connection, name, [block], terms)
-        blobs = {term: data for _, term, data in stored}
-        without = gone.get(block)
-        changed = {
-            term: _replaced(blobs.get(term, b""), without, added[block].get(term)) for term in terms
-        }
-        connection.executemany(
-            f'INSERT OR REPLACE INTO "{name}_words" (block, term, data) VALUES (?, ?, ?)',
-            ((block, term, data) for term, data in changed.items() if data),
-        )
-        connection.executemany(
-            f'DELETE FROM "{name}_words" WHERE block = ? AND term = ?',
-            ((block, term) for term, data in changed.items() if not data and term in blobs),
-        )
-    return change
+    if stale:
+        # Other releases of libraries may have found other terms in the same texts.
+        blobs = read_block(connection, name, block)
+    else:
+        terms = {term for words in rows.values() for term in words.terms}
+        blobs = {term: data for _, term, data in _blobs(connection, name, [block], sorted(terms))}
+    changed = {
+        term: data
+        for term, data in merged(blobs, rows, stale).items()
+        if data != blobs.get(term, b"")
+    }
+    connection.executemany(
+        f'INSERT OR REPLACE INTO "{name}_words" (block, term, data) VALUES (?, ?, ?)',
+        ((block, term, sealed(data)) for term, data in changed.items() if data),
+    )
+    connection.executemany(
+        f'DELETE FROM "{name}_words" WHERE block = ? AND term = ?',
+        ((block, term) for term, data in changed.items() if not data),
+    )
+    connection.execute(
+        f'INSERT INTO "{name}_words" (block, term, data) VALUES (?, ?, ?) '
+        "ON CONFLICT (block, term) DO UPDATE SET data = min(data, excluded.data)",
+        (block, _RULES_TERM, rules),
+    )
+
+
+def read_block(connection: sqlite3.Connection, name: str, block: int) -> dict[str, bytes]:
+    """Read the postings of all terms of a block."""
+    sql = f'SELECT term, data FROM "{name}_words" WHERE block = ? AND term > ?'
+    found = connection.execute(sql, (block, _RULES_TERM))
+    return {term: unsealed(data, "words") for term, data in found}
+
+
+def merged(
+    blobs: Mapping[str, bytes], rows: Mapping[int, Words], stale: Collection[int]
+) -> dict[str, bytes]:
+    """Return the postings of a block with other words of rows; empty where no row has a term."""
+    added: dict[str, array[int]] = defaultdict(lambda: array("H"))
+    for row in sorted(rows):
+        words = rows[row]
+        for term, codes in words.terms.items():
+            for code in codes:
+                added[term].extend((row % BLOCK_ROWS, code, words.length))
+    gone = np.zeros(BLOCK_ROWS, bool)
+    gone[[row % BLOCK_ROWS for row in stale]] = True
+    return {
+        term: _replaced(blobs.get(term, b""), gone, added.get(term))
+        for term in sorted(blobs.keys() | added.keys())
+    }
+
+
+def clear(connection: sqlite3.Connection, name: str, block: int) -> None:
+    """Delete the postings of a block."""
+    connection.execute(f'DELETE FROM "{name}_words" WHERE block = ?', (block,))
+
+
+def former_blocks(connection: sqlite3.Connection, name: str) -> set[int]:
+    """Return the blocks with words by former rules."""
+    sql = f'SELECT block FROM "{name}_words" WHERE term = ? AND data < ?'
+    return {block for (block,) in connection.execute(sql, (_RULES_TERM, RULES))}
 
 
 def scores(
@@ -140,9 +199,11 @@ def scores(
     name: str,
     query: Sequence[tuple[str, str]],
     *,
+    size: int,
     records: int,
     mean_length: float,
     captions: CaptionChoice = "all",
+    recent: RecentWords = NONE_RECENT,
 ) -> tuple[Int64[np.ndarray, " M"], Float32[np.ndarray, " M"]]:
     """Compute the BM25 of all rows that share a term with a query.
 
@@ -150,19 +211,20 @@ def scores(
         connection: Connection to the file.
         name: Name of the collection.
         query: Terms of the query, see `coca.search.words.query_terms`.
+        size: Number of its rows, with and without records.
         records: Number of records of the collection.
-        mean_length: Mean length of its rows, in halves of a term; see `write`.
+        mean_length: Mean length of its rows, in halves of a term; see `analyzed`.
         captions: Captions that count; see `Ranking.captions`.
+        recent: Postings of rows that were written since their block.
 
     Returns:
         Rows, ascending, and their BM25, above 0.
     """
-    lengths = np.arange(_MOST_LENGTH + 1, dtype=np.float32)
+    lengths = np.arange(MOST_LENGTH + 1, dtype=np.float32)
     norm_of = K1 * (1 - B) + np.float32(K1 * B / (mean_length or 1)) * lengths
-    blocks = _blocks(connection, name)
-    total = np.zeros(len(blocks) * BLOCK_ROWS, np.float32)
+    total = np.zeros(size, np.float32)
     for term in search_terms(query, captions):
-        rows, fields, row_lengths = _postings(_blobs(connection, name, blocks, [term]))
+        rows, fields, row_lengths = _matches(connection, name, [term], size, recent)
         if not len(rows):
             continue
         tf, norm = _TF[fields], norm_of[row_lengths]
@@ -175,16 +237,18 @@ def scores(
     return rows, total[rows]
 
 
-def similar_terms(connection: sqlite3.Connection, name: str, word: str) -> list[str]:
+def similar_terms(
+    connection: sqlite3.Connection, name: str, word: str, size: int, recent: RecentWords
+) -> list[str]:
     """List the terms of words that begin with a word or are one typing error away from it.
 
     The terms with its first letter are read, in 10 to 35 ms for a million records, and those whose
     first two letters are exchanged. To look up all words one error away takes up to 500 ms.
     """
-    blocks = json.dumps(list(_blocks(connection, name)))
+    blocks = json.dumps(list(_blocks(size)))
     near = set(stems([word, *one_error_away(word)]))
     others = sorted(term for term in near if not term.startswith(word[0]))
-    found: set[str] = set()
+    found, newer = set[str](), recent.terms()
     for mark in ("", MARKS[GENERATED]):
         for start in [word[0], *others]:
             between = connection.execute(
@@ -192,8 +256,10 @@ def similar_terms(connection: sqlite3.Connection, name: str, word: str) -> list[
                 "ON w.block = b.value AND w.term >= ? AND w.term < ?",
                 (blocks, mark + start, mark + start + chr(0x10FFFF)),
             )
+            begin = [term for term in newer if term.startswith(mark + start)]
             # Marked terms of other fields have a colon behind their first letters.
-            words = {term for (term,) in between if ":" not in term.removeprefix(mark)}
+            all_terms = [*(term for (term,) in between), *begin]
+            words = {term for term in all_terms if ":" not in term.removeprefix(mark)}
             found |= {term for term in words if _is_near(term.removeprefix(mark), word, near)}
     return sorted(found)
 
@@ -205,15 +271,22 @@ def _is_near(term: str, word: str, near: Collection[str]) -> bool:
 
 
 def rows_of(
-    connection: sqlite3.Connection, name: str, terms: Sequence[str]
+    connection: sqlite3.Connection,
+    name: str,
+    terms: Sequence[str],
+    size: int,
+    recent: RecentWords,
 ) -> list[Int64[np.ndarray, " M"]]:
     """Return the rows that have each of these terms, ascending."""
-    blocks = _blocks(connection, name)
-    return [np.unique(_postings(_blobs(connection, name, blocks, [term]))[0]) for term in terms]
+    return [np.unique(_matches(connection, name, [term], size, recent)[0]) for term in terms]
 
 
 def text_matches(
-    connection: sqlite3.Connection, name: str, query: Sequence[tuple[str, str]]
+    connection: sqlite3.Connection,
+    name: str,
+    query: Sequence[tuple[str, str]],
+    size: int,
+    recent: RecentWords = NONE_RECENT,
 ) -> tuple[Int64[np.ndarray, " M"], Float32[np.ndarray, " M"]]:
     """Compute the match of a query with the labels and texts of each row.
 
@@ -221,12 +294,11 @@ def text_matches(
         Rows with a match, ascending, and its value, above 0; see `text_match` of
         `coca.search.words`.
     """
-    blocks = _blocks(connection, name)
-    words = np.zeros(len(blocks) * BLOCK_ROWS, np.float32)
+    words = np.zeros(size, np.float32)
     in_labels = set[int]()
     for number, word in enumerate(query):
         marked = [MARKS[TEXT] + term for term in word]
-        rows, fields, _ = _postings(_blobs(connection, name, blocks, [*word, *marked]))
+        rows, fields, _ = _matches(connection, name, [*word, *marked], size, recent)
         has_word = np.zeros(len(words), bool)
         has_word[rows[_IS_TEXT[fields]]] = True
         words += has_word
@@ -239,7 +311,7 @@ def text_matches(
     for key, span in label_keys(query).items():
         if not in_labels.issuperset(span):
             continue
-        rows, _, _ = _postings(_blobs(connection, name, blocks, [key]))
+        rows, _, _ = _matches(connection, name, [key], size, recent)
         if len(rows):
             covered = named if key.startswith(MARKS[NAMED]) else tagged
             for position in span:
@@ -253,29 +325,22 @@ def text_matches(
 
 
 def labels_in(
-    connection: sqlite3.Connection, name: str, query: Sequence[tuple[str, str]]
+    connection: sqlite3.Connection,
+    name: str,
+    query: Sequence[tuple[str, str]],
+    size: int,
+    recent: RecentWords,
 ) -> set[str]:
     """Return the people, places, albums and years that a query names and a row has."""
-    stored = _blobs(connection, name, _blocks(connection, name), [*named_keys(query)])
-    return {term for _, term, _ in stored}
+    keys = list(named_keys(query))
+    rows = rows_of(connection, name, keys, size, recent)
+    return {key for key, some in zip(keys, rows, strict=True) if len(some)}
 
 
-def _occurrences(texts: Mapping[str, str]) -> dict[str, Counter[str]]:
-    return {field: Counter(terms) for field, terms in field_terms(texts).items()}
-
-
-def _length(fields: Mapping[str, Counter[str]]) -> int:
-    """Return the weighted length of a row, in halves of a term."""
-    weighted = (FIELD_WEIGHTS.get(field, 0) * counts.total() for field, counts in fields.items())
-    return min(round(2 * sum(weighted)), _MOST_LENGTH)
-
-
-def _replaced(
-    data: bytes, gone: Bool[np.ndarray, " R"] | None, added: Iterable[int] | None
-) -> bytes:
+def _replaced(data: bytes, gone: Bool[np.ndarray, " R"], added: Iterable[int] | None) -> bytes:
     """Return a BLOB without the postings of rows that are gone, and with those added."""
     new = np.array(added or (), "<u2")
-    if gone is not None:
+    if data and gone.any():
         postings = np.frombuffer(data, "<u2").reshape(-1, 3)
         data = postings[~gone[postings[:, 0]]].tobytes()
     if not (data and len(new)) or int.from_bytes(data[-_POSTING_BYTES:][:2], "little") < new[0]:
@@ -284,20 +349,40 @@ def _replaced(
     return joined[np.lexsort((joined[:, 1], joined[:, 0]))].tobytes()
 
 
-def _blocks(connection: sqlite3.Connection, name: str) -> range:
-    (last,) = connection.execute(f'SELECT max(block) FROM "{name}_words"').fetchone()
-    return range(last + 1)
+def _blocks(size: int) -> range:
+    return range(-(-size // BLOCK_ROWS))
+
+
+def _matches(
+    connection: sqlite3.Connection,
+    name: str,
+    terms: Sequence[str],
+    size: int,
+    recent: RecentWords,
+) -> tuple[Int64[np.ndarray, " P"], Integer[np.ndarray, " P"], Integer[np.ndarray, " P"]]:
+    """Return rows, fields with occurrences, and lengths of the postings of terms, by row."""
+    found = _postings(_blobs(connection, name, _blocks(size), terms))
+    if not len(recent.rows):
+        return found
+    keep = ~np.isin(found[0], recent.rows)
+    rows, codes, lengths = (
+        np.concatenate([stored[keep], new])
+        for stored, new in zip(found, recent.of(terms)[1:], strict=True)
+    )
+    order = np.argsort(rows, kind="stable")
+    return rows[order].astype(np.int64), codes[order], lengths[order]
 
 
 def _blobs(
     connection: sqlite3.Connection, name: str, blocks: Sequence[int], terms: Sequence[str]
 ) -> list[tuple[int, str, bytes]]:
     """Read the BLOBs of terms in blocks, by block."""
-    return connection.execute(
+    found = connection.execute(
         f"SELECT w.block, w.term, w.data FROM json_each(?) AS b CROSS JOIN json_each(?) AS t "
         f'CROSS JOIN "{name}_words" AS w ON w.block = b.value AND w.term = t.value',
         (json.dumps(list(blocks)), json.dumps(list(terms))),
-    ).fetchall()
+    )
+    return [(block, term, unsealed(data, "words")) for block, term, data in found]
 
 
 def _postings(

@@ -93,6 +93,11 @@ class Scan:
         return self._joined("flags", np.uint8)
 
     @cached_property
+    def records(self) -> int:
+        """Number of rows with a record."""
+        return int(np.count_nonzero(self.flags & EXISTS))
+
+    @cached_property
     def contents(self) -> UInt64[np.ndarray, " N"]:
         """Keys of the contents of all rows; 0 if unknown."""
         return self._joined("contents", np.uint64)

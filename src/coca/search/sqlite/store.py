@@ -33,7 +33,9 @@ class SqliteStore(Store):
     def list(self) -> Sequence[CollectionInfo]:
         """Describe all collections, sorted by name."""
         with self._database.reading() as connection:
-            states = [(name, tables.state_of(connection, name)) for name in _names(connection)]
+            states = [
+                (name, tables.state_of(connection, name)) for name in tables.names(connection)
+            ]
         return [state.info(name, self.uri, self.product) for name, state in states if state]
 
     def has(self, collection: str) -> bool:
@@ -106,12 +108,8 @@ class SqliteStore(Store):
     def _existing(self, connection: sqlite3.Connection, collection: str) -> tables.State:
         state = tables.state_of(connection, collection)
         if state is None:
-            raise missing_collection(self.uri, collection, _names(connection))
+            raise missing_collection(self.uri, collection, tables.names(connection))
         return state
-
-
-def _names(connection: sqlite3.Connection) -> list[str]:
-    return [name for (name,) in connection.execute("SELECT name FROM collections ORDER BY name")]
 
 
 def check_name(collection: str) -> None:

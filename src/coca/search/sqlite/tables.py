@@ -2,9 +2,9 @@
 
 A collection NAME has the table NAME with one row a record, NAME_vectors with their vectors as
 little-endian float32 and their perceptual hashes, and NAME_deleted with the ids of deleted records,
-and their rows until others use them. NAME_blocks and NAME_words are derived from these, in the same
-transaction: codes for the scan (`blocks`) and words (`postings`). The table `saved_searches`, which
-the first saved search of a file makes, has those of all collections.
+and their rows until others use them. NAME_blocks, NAME_words and NAME_recent are derived from
+these, in the same transaction: codes for the scan and words (`blocks`). The table `saved_searches`,
+which the first saved search of a file makes, has those of all collections.
 """
 
 import json
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from coca.core.errors import SearchError
 from coca.search.records import (
     HIDDEN,
     HIT_FIELDS,
@@ -29,11 +30,12 @@ from coca.search.records import (
     Record,
     from_plain,
     to_plain,
+    unit_rows,
 )
-from coca.search.sqlite import postings
-from coca.search.words import texts_of
+from coca.search.sqlite import blocks
+from coca.search.sqlite.database import DamageError
 
-SUFFIXES = ("_vectors", "_blocks", "_words", "_deleted")
+SUFFIXES = ("_vectors", "_deleted", *blocks.SUFFIXES)
 """Ends of the names of tables, which no collection has."""
 INDEXED = ("content", "path", "time", "seq")
 """Columns with an index."""
@@ -51,17 +53,20 @@ CREATE TABLE "{name}" (
 CREATE TABLE "{name}_vectors" (
     row INTEGER PRIMARY KEY, image BLOB NOT NULL, caption BLOB, hash BLOB NOT NULL
 );
-CREATE TABLE "{name}_blocks" (
-    block INTEGER NOT NULL, kind TEXT NOT NULL, seq INTEGER NOT NULL, data BLOB NOT NULL,
-    PRIMARY KEY (block, kind)
-);
 CREATE TABLE "{name}_deleted" (id TEXT NOT NULL, row INTEGER UNIQUE, seq INTEGER NOT NULL);
 """
 
 _AMONG = "IN (SELECT value FROM json_each(?))"
+AMONG_ROWS = f"row {_AMONG}"
+"""Condition that a row is in a JSON list."""
 _FIELDS = (*HIT_FIELDS, *Origin.__slots__)
 _JSON = (TAGS, METADATA, "edits")
 _COLUMNS = ("row", "seq", "caption_source", *_FIELDS)
+_SAME = ("row", "id", "content", "path", "time")
+"""Columns with an index, but for the number of the write."""
+_WRITE_BITS = 32
+"""`writes` counts the collections that were created or promoted; below it, each counts its writes.
+A number that all collections share would be one more page of each write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,18 @@ def state_of(connection: sqlite3.Connection, name: str) -> State | None:
         f"SELECT {', '.join(State.__slots__)} FROM collections WHERE name = ? COLLATE BINARY",
         (name,),
     ).fetchone()
-    return None if found is None else State(*found)
+    if found is None:
+        return None
+    state = State(*found)
+    counts = (state.embed_dim, state.records, state.words, state.rows, state.seq, state.full_before)
+    if not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise DamageError(f"the entry of collection {name!r}")
+    return state
+
+
+def names(connection: sqlite3.Connection) -> list[str]:
+    """Return the names of all collections, sorted."""
+    return [name for (name,) in connection.execute("SELECT name FROM collections ORDER BY name")]
 
 
 def create(
@@ -105,10 +121,9 @@ def create(
     """Create the tables of an empty collection."""
     for statement in filter(str.strip, _CREATE.format(name=name).split(";")):
         connection.execute(statement)
-    for column in INDEXED:
-        connection.execute(f'CREATE INDEX "{name}_by_{column}" ON "{name}" ({column})')
-    postings.create(connection, name)
-    seq = next_write(connection)
+    _create_indexes(connection, name)
+    blocks.create(connection, name)
+    seq = _first_write(connection)
     connection.execute(
         "INSERT INTO collections (name, embed_dim, fingerprint, model, seq, full_before) "
         "VALUES (?, ?, ?, ?, ?, ?)",
@@ -116,10 +131,25 @@ def create(
     )
 
 
-def next_write(connection: sqlite3.Connection) -> int:
-    """Return the number of a new write, higher than that of all others of the file."""
+def _create_indexes(connection: sqlite3.Connection, name: str) -> None:
+    for column in INDEXED:
+        connection.execute(f'CREATE INDEX "{name}_by_{column}" ON "{name}" ({column})')
+    connection.execute(f'CREATE INDEX "{name}_deleted_by_seq" ON "{name}_deleted" (seq)')
+
+
+def _first_write(connection: sqlite3.Connection) -> int:
+    """Return the number of the first write of a collection, higher than all others of the file."""
     connection.execute("UPDATE writes SET seq = seq + 1")
-    return int(connection.execute("SELECT seq FROM writes").fetchone()[0])
+    return int(connection.execute("SELECT seq FROM writes").fetchone()[0]) << _WRITE_BITS
+
+
+def renew(connection: sqlite3.Connection, name: str) -> None:
+    """Make the derived tables of a collection again, without content."""
+    for suffix in blocks.SUFFIXES:
+        connection.execute(f'DROP TABLE IF EXISTS "{name}{suffix}"')
+    connection.execute(f'DROP INDEX IF EXISTS "{name}_deleted_by_seq"')
+    connection.execute(f'CREATE INDEX "{name}_deleted_by_seq" ON "{name}_deleted" (seq)')
+    blocks.create(connection, name)
 
 
 def drop(connection: sqlite3.Connection, name: str) -> None:
@@ -135,10 +165,10 @@ def promote(connection: sqlite3.Connection, staged: str, name: str) -> None:
         drop(connection, name)
     for suffix in ("", *SUFFIXES):
         connection.execute(f'ALTER TABLE "{staged}{suffix}" RENAME TO "{name}{suffix}"')
-    for column in INDEXED:
-        connection.execute(f'DROP INDEX "{staged}_by_{column}"')
-        connection.execute(f'CREATE INDEX "{name}_by_{column}" ON "{name}" ({column})')
-    seq = next_write(connection)
+    for column in (*(f"by_{column}" for column in INDEXED), "deleted_by_seq"):
+        connection.execute(f'DROP INDEX "{staged}_{column}"')
+    _create_indexes(connection, name)
+    seq = _first_write(connection)
     connection.execute(
         "UPDATE collections SET name = ?, seq = ?, full_before = ? WHERE name = ?",
         (name, seq, seq, staged),
@@ -168,31 +198,39 @@ def write_search(connection: sqlite3.Connection, collection: str, name: str, sea
         connection.execute(sql, (collection, name))
 
 
-def rewrite_words(connection: sqlite3.Connection, name: str) -> None:
-    """Write the words of all records again, after a change of the analysis of texts."""
-    postings.clear(connection, name)
-    length, last = 0, -1
-    condition = "r.row > ? ORDER BY r.row LIMIT 1000"
-    while found := select(connection, name, condition, [last], vectors=False):
-        texts = {row: texts_of(record) for row, record in found}
-        length += postings.write(connection, name, {}, texts)
-        last = found[-1][0]
-    connection.execute("UPDATE collections SET words = ? WHERE name = ?", (length, name))
-
-
 def write_rows(
     connection: sqlite3.Connection,
     name: str,
     records: Mapping[int, Record],
+    before: Mapping[int, Record],
     *,
     seq: int,
     vectors: bool,
 ) -> None:
-    """Insert or replace rows of records, and their vectors unless these are as before."""
+    """Insert or update rows of records, and their vectors unless these are as before."""
+    # An index whose columns are not set is not written.
+    same = {
+        row
+        for row, record in records.items()
+        if (old := before.get(row)) and _indexed(old) == _indexed(record)
+    }
+    columns = [column for column in _COLUMNS if column not in _SAME]
+    connection.executemany(
+        f'UPDATE "{name}" SET {", ".join(f"{column} = ?" for column in columns)} WHERE row = ?',
+        (
+            (*(values[column] for column in columns), row)
+            for row in same
+            if (values := _values(records[row], row, seq))
+        ),
+    )
     places = ", ".join("?" * len(_COLUMNS))
     connection.executemany(
         f'INSERT OR REPLACE INTO "{name}" ({", ".join(_COLUMNS)}) VALUES ({places})',
-        (_values(record, row, seq) for row, record in records.items()),
+        (
+            [*_values(record, row, seq).values()]
+            for row, record in records.items()
+            if row not in same
+        ),
     )
     if vectors:
         connection.executemany(
@@ -203,6 +241,10 @@ def write_rows(
                 for row, record in records.items()
             ),
         )
+
+
+def _indexed(record: Record) -> tuple[Any, ...]:
+    return tuple(getattr(record, column) for column in _SAME if column != "row")
 
 
 def delete_rows(
@@ -284,25 +326,42 @@ def read_column(
             f'SELECT row, {column} FROM "{table}" WHERE row {_AMONG}', (json.dumps(rows),)
         ).fetchall()
     )
+    if missing := found.keys() ^ set(rows):
+        raise DamageError(f"row {min(missing)} of {table} is missing")
     return [found[row] for row in rows]
 
 
 def stacked(vectors: Sequence[bytes | None], embed_dim: int) -> Float32[np.ndarray, "C E"]:
-    """Join vectors as they are stored; 0 where there is none."""
+    """Join vectors of length 1 as they are stored; 0 where there is none."""
     zeros = bytes(4 * embed_dim)
-    joined = b"".join([vector or zeros for vector in vectors])
-    return np.frombuffer(joined, "<f4").reshape(len(vectors), embed_dim)
+    try:
+        joined = b"".join([zeros if vector is None else vector for vector in vectors])
+        rows = np.frombuffer(joined, "<f4").reshape(len(vectors), embed_dim)
+        stored = [row for row, vector in enumerate(vectors) if vector is not None]
+        if stored:
+            unit_rows(rows[stored], embed_dim)
+    except (TypeError, ValueError, SearchError) as error:
+        raise DamageError("a vector") from error
+    return rows
 
 
-def _values(record: Record, row: int, seq: int) -> tuple[Any, ...]:
+def _values(record: Record, row: int, seq: int) -> dict[str, Any]:
     fields = to_plain(record)
     fields |= fields.pop(ORIGIN)
     for name in _JSON:
         fields[name] = json.dumps(fields[name], ensure_ascii=False, allow_nan=False)
-    return (row, seq, record.caption_source, *(fields[name] for name in _FIELDS))
+    values = {"row": row, "seq": seq, "caption_source": record.caption_source}
+    return values | {name: fields[name] for name in _FIELDS}
 
 
 def _record(stored: Sequence[Any]) -> Record:
+    try:
+        return _decoded(stored)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DamageError(f"record {stored[_FIELDS.index('id')]!r}: {error}") from error
+
+
+def _decoded(stored: Sequence[Any]) -> Record:
     fields = dict(zip(_FIELDS, stored, strict=False))
     fields |= {
         **{name: json.loads(fields[name]) for name in _JSON},
