@@ -277,3 +277,7 @@ def test_labels_are_needed_without_a_head_for_images(predictor: TorchPredictor) 
     for model in (predictor, answering(text_head(("a", "b")))):
         with pytest.raises(ConfigError, match="give labels, such as"):
             model.classify(IMAGES)
+
+
+def test_a_model_without_classes_has_no_class_vectors(predictor: TorchPredictor) -> None:
+    assert predictor.class_vectors is None

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, ProgressOption, as_maker
+from coca.model.class_coca import ClassCoCa
 from coca.model.coca import CoCa
 from coca.model.coca_config import HeadConfig
 from coca.model.generation.generate import generate
@@ -105,8 +106,9 @@ class TorchPredictor(Predictor):
 
     @property
     def class_vectors(self) -> Float32[ndarray, "K E"] | None:
-        branch = self.model.class_branch
-        return None if branch is None else normalized(branch.vectors.detach().cpu().numpy())
+        if not isinstance(self.model, ClassCoCa) or self.model.class_branch is None:
+            return None
+        return normalized(self.model.class_branch.vectors.detach().cpu().numpy())
 
     @property
     def answers_questions(self) -> bool:
