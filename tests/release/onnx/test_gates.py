@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from coca.core.errors import ModelError
-from coca.release.onnx.gates import GateResult, check, mean_recall
+from coca.release.onnx.gates import EmbeddingResult, GateResult, check, mean_recall
 
 PASSED = GateResult(
     images=40,
@@ -54,3 +54,28 @@ def test_the_mean_recall_counts_ties_as_found() -> None:
     # Without two images in their places, eighteen of twenty are first in each direction.
     swapped = np.eye(20)[[1, 0, *range(2, 20)]]
     assert mean_recall(swapped, np.eye(20)) == pytest.approx((18 + 20 + 20) / 60)
+
+
+EMBEDDED = EmbeddingResult(
+    images=40,
+    image_source="a folder",
+    texts=10,
+    min_image_cosine=0.99995,
+    min_text_cosine=0.99995,
+    max_difference=1e-5,
+)
+
+
+@pytest.mark.parametrize("cosine", [0.9, float("nan")])
+def test_an_image_text_model_is_bound_by_its_cosines_in_int8_too(cosine: float) -> None:
+    check(replace(EMBEDDED, min_text_cosine=0.96), "int8")
+    with pytest.raises(ModelError, match=r"min_text_cosine must be at least 0\.9999, got 0\.96"):
+        check(replace(EMBEDDED, min_text_cosine=0.96), "fp32")
+    with pytest.raises(ModelError, match=r"40 images .* and 10 texts: min_image_cosine"):
+        check(replace(EMBEDDED, min_image_cosine=cosine), "int8")
+
+
+def test_a_cosine_that_is_not_a_number_is_a_fault() -> None:
+    # An exported graph that overflows gives NaN, which is below no bound.
+    with pytest.raises(ModelError, match=r"min_image_cosine must be at least 0\.9999, got nan"):
+        check(replace(PASSED, min_image_cosine=float("nan")), "fp32")

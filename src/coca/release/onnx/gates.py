@@ -16,7 +16,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.predict.inputs import Caption
 from coca.predict.onnx_predictor import open_exported
 from coca.predict.predictor import Predictor
-from coca.predict.torch_predictor import TorchPredictor as TorchPredictor
+from coca.predict.torch_predictor import TorchPredictor
 from coca.predict.tower import TowerPredictor
 from coca.processing.image_file import ImageInput
 from coca.release.onnx.tower_export import TEXTS
@@ -113,22 +113,6 @@ def measure_embeddings(
     )
 
 
-def check_embeddings(result: EmbeddingResult, precision: str) -> None:
-    """Check the result against the gates of a precision, `fp32` or `int8`."""
-    needed = MIN_COSINES[precision]
-    faults = [
-        f"{name} must be at least {needed}, got {value:.6f}"
-        for name in ("min_image_cosine", "min_text_cosine")
-        if not (value := getattr(result, name)) >= needed
-    ]
-    if faults:
-        raise ModelError(
-            f"nothing was written, since the {precision} files differ from torch on "
-            f"{result.images} images ({result.image_source}) and {result.texts} texts: "
-            f"{'; '.join(faults)}"
-        )
-
-
 def measure(
     exported: Path,
     torch: TorchPredictor,
@@ -193,33 +177,36 @@ def measure(
     )
 
 
-def check(result: GateResult, precision: str) -> None:
-    """Check the result against the gates of a precision, `fp32` or `int8`."""
-    faults = []
-    loss, needed = result.torch_recall - result.recall, MIN_EQUAL_CAPTIONS[precision]
-    bounds = {
-        **dict.fromkeys(("equal_greedy_captions", "equal_beam_captions"), needed),
-        **dict.fromkeys(
-            ("min_image_cosine", "min_text_cosine"),
-            MIN_COSINES["fp32"] if precision == "fp32" else -1.0,
-        ),
-    }
-    faults += [
+def check(result: GateResult | EmbeddingResult, precision: str) -> None:
+    """Check the result against the gates of a precision, `fp32` or `int8`.
+
+    With int8, a captioner is bound by its recall, and an image-text model by its cosines.
+    """
+    captions = isinstance(result, GateResult)
+    needed = -1.0 if captions and precision == "int8" else MIN_COSINES[precision]
+    bounds = dict.fromkeys(("min_image_cosine", "min_text_cosine"), needed)
+    if captions:
+        equal = MIN_EQUAL_CAPTIONS[precision]
+        bounds |= dict.fromkeys(("equal_greedy_captions", "equal_beam_captions"), equal)
+    # Comparisons with NaN are false.
+    faults = [
         f"{name} must be at least {bound:g}, got {value:.6f}"
         for name, bound in bounds.items()
-        if (value := getattr(result, name)) < bound
+        if not (value := getattr(result, name)) >= bound
     ]
-    if loss > MAX_RECALL_LOSS:
-        faults.append(f"mean recall must lose at most {MAX_RECALL_LOSS}, got {loss:.4f}")
-    if result.max_pixel_difference > MAX_PIXEL_DIFFERENCE:
-        faults.append(
-            f"max_pixel_difference must be at most {MAX_PIXEL_DIFFERENCE}, "
-            f"got {result.max_pixel_difference}"
-        )
+    if isinstance(result, GateResult):
+        if (loss := result.torch_recall - result.recall) > MAX_RECALL_LOSS:
+            faults.append(f"mean recall must lose at most {MAX_RECALL_LOSS}, got {loss:.4f}")
+        if result.max_pixel_difference > MAX_PIXEL_DIFFERENCE:
+            faults.append(
+                f"max_pixel_difference must be at most {MAX_PIXEL_DIFFERENCE}, "
+                f"got {result.max_pixel_difference}"
+            )
     if faults:
+        texts = "" if isinstance(result, GateResult) else f" and {result.texts} texts"
         raise ModelError(
             f"nothing was written, since the {precision} files differ from torch on "
-            f"{result.images} images ({result.image_source}): {'; '.join(faults)}"
+            f"{result.images} images ({result.image_source}){texts}: {'; '.join(faults)}"
         )
 
 

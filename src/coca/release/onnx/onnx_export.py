@@ -36,7 +36,6 @@ from coca.release.onnx.gates import (
     EmbeddingResult,
     GateResult,
     check,
-    check_embeddings,
     measure,
     measure_embeddings,
 )
@@ -145,11 +144,10 @@ def export_onnx(
             result = measure(
                 unfinished, predictor, compared, image_source=source, progress=progress
             )
-            check(result, precision)
         else:
             exported = open_exported(unfinished)
             result = measure_embeddings(exported, predictor, compared, image_source=source)
-            check_embeddings(result, precision)
+        check(result, precision)
         manifest = read_json(unfinished / MANIFEST_FILE)
         write_json(unfinished / MANIFEST_FILE, {**manifest, "gates": asdict(result)})
     return result
