@@ -67,14 +67,8 @@ def words(captions: list[str], folder: Path) -> tuple[Search, Write]:
         database.execute("commit")
 
     def search(query: str) -> object:
-        return postings.scores(
-            database,
-            "t",
-            query_terms(query),
-            size=size,
-            records=size,
-            mean_length=length / size,
-        )
+        found = postings.Postings(database, "t", size)
+        return found.scores(query_terms(query), records=size, mean_length=length / size)
 
     return search, write
 

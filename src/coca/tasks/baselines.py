@@ -109,11 +109,8 @@ def bm25_matrix(texts: Sequence[str], queries: Sequence[str]) -> Float[ndarray, 
             postings.write(connection, "texts", start // BLOCK_ROWS, block)
         mean_length = sum(words.length for words in rows) / max(len(texts), 1)
         for query, own in zip(queries, scores, strict=True):
-            found, bm25 = postings.scores(
-                connection,
-                "texts",
+            found, bm25 = postings.Postings(connection, "texts", len(texts)).scores(
                 query_terms(query),
-                size=len(texts),
                 records=len(texts),
                 mean_length=mean_length,
             )

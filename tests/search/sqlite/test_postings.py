@@ -121,15 +121,11 @@ def scores(
     captions: CaptionChoice = "all",
     recent: postings.RecentWords = postings.NONE_RECENT,
 ) -> dict[int, float]:
-    found, bm25 = postings.scores(
-        connection,
-        "x",
+    found, bm25 = postings.Postings(connection, "x", SIZE, recent).scores(
         query_terms(query),
-        size=SIZE,
         records=len(rows),
         mean_length=2 * sum(map(length, rows.values())) / max(len(rows), 1),
         captions=captions,
-        recent=recent,
     )
     return dict(zip(found.tolist(), bm25.tolist(), strict=True))
 
@@ -156,7 +152,7 @@ def test_scores_and_matches_are_those_of_the_formula_after_any_writes(
     assert scores(connection, rows, query, captions, recent) == pytest.approx(expected, rel=1e-5)
     words_of_query = query_terms(query)
     parts = {row: text_match(words_of_query, matched(rows[row])) for row in sorted(rows)}
-    found, match = postings.text_matches(connection, "x", words_of_query, SIZE, recent)
+    found, match = postings.Postings(connection, "x", SIZE, recent).text_matches(words_of_query)
     assert dict(zip(found.tolist(), match.tolist(), strict=True)) == pytest.approx(
         {row: part for row, part in parts.items() if part}
     )
@@ -211,5 +207,5 @@ def test_the_mark_of_texts_inside_images_cannot_be_typed(connection: sqlite3.Con
     rows = Rows()
     written(connection, rows, {0: {TEXT: "exit"}, 1: {"tags": "car"}})
     assert scores(connection, rows, "text:exit exit") == {}
-    matches = postings.text_matches(connection, "x", query_terms("text:exit"), SIZE)
+    matches = postings.Postings(connection, "x", SIZE).text_matches(query_terms("text:exit"))
     assert matches[1].tolist() == [0.5**4]

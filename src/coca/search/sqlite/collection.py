@@ -28,8 +28,9 @@ from coca.search.records import (
     unit_rows,
 )
 from coca.search.search_options import MAX_RESULTS, Ranking, SearchOptions, Side, check_text
-from coca.search.sqlite import blocks, postings, tables
+from coca.search.sqlite import blocks, tables
 from coca.search.sqlite.database import DamageError, Database
+from coca.search.sqlite.postings import NONE_RECENT, Postings, RecentWords
 from coca.search.sqlite.scan import Scan
 from coca.search.store import Change, Changes, changed_by, has_same_vectors, repr_of
 
@@ -58,7 +59,7 @@ class SqliteCollection:
         # More threads would wait for each other at every step: 32 have two thirds of the speed.
         self._turns = threading.BoundedSemaphore(os.cpu_count() or 1)
         self._scan, self._version = Scan((), info.embed_dim), -1
-        self._recent = postings.NONE_RECENT
+        self._recent = NONE_RECENT
         # Time that the last write took a record, in seconds.
         self._row_s = _WRITE_S / _WRITE_ROWS
         # Rows that a filter keeps, and the version that these are of.
@@ -218,10 +219,9 @@ class SqliteCollection:
     def similar_words(self, word: str, limit: int = 64) -> list[Hit]:
         """Find records with words like a word; see `Collection.similar_words`."""
         with self._searching("") as view:
-            where = (view.connection, self._name)
-            terms = postings.similar_terms(*where, word, len(view.scan), view.recent)
-            rows = postings.rows_of(*where, terms, len(view.scan), view.recent)
+            terms = view.postings.similar_terms(word)
             shown = view.scan.searched()
+            rows = [np.unique(view.postings.of(term)[0]) for term in terms]
             some = {row: None for found in rows for row in found[shown[found]][:limit].tolist()}
             hits = tables.read_hits(view.connection, self._name, list(some))
         return [hits[row] for row in some]
@@ -233,7 +233,6 @@ class SqliteCollection:
         query = replace(query, vector=unit_rows(query.vector[np.newaxis], self.info.embed_dim)[0])
         terms = text_words.query_terms(query.text)
         with self._searching(options.filter) as view, self._turns:
-            where = (view.connection, self._name)
             found = view.scan.ranked(
                 query,
                 ranking,
@@ -241,7 +240,7 @@ class SqliteCollection:
                 view,
                 view.keep,
                 bm25=view.bm25(terms, ranking),
-                text=postings.text_matches(*where, terms, len(view.scan), view.recent),
+                text=view.postings.text_matches(terms),
             )
             rows = found.rows[options.offset :].tolist()
             hits = view.hits(rows)
@@ -259,8 +258,7 @@ class SqliteCollection:
         """Return the labels that a text names; see `Collection.labels_in`."""
         terms = text_words.query_terms(text)
         with self._searching("") as view:
-            where = (view.connection, self._name)
-            return postings.labels_in(*where, terms, len(view.scan), view.recent)
+            return view.postings.labels_in(terms)
 
     def saved_searches(self) -> dict[str, str]:
         """Read the saved searches by name."""
@@ -338,13 +336,14 @@ class SqliteCollection:
                         self._refresh(connection, state)
                     scan, recent = self._scan, self._recent
                 keep = self._kept(connection, state, filter, len(scan)) if filter else None
-                yield _View(connection, self._name, state, scan, recent, keep)
+                found = Postings(connection, self._name, len(scan), recent)
+                yield _View(connection, self._name, state, scan, found, keep)
                 return
 
     def _refresh(self, connection: sqlite3.Connection, state: tables.State) -> None:
         scan, recent, since = self._scan, self._recent, self._version
         if since < state.full_before:
-            scan, recent, since = Scan((), state.embed_dim), postings.RecentWords(), -1
+            scan, recent, since = Scan((), state.embed_dim), RecentWords(), -1
         scan, recent = blocks.read(connection, self._name, scan, recent, since=since)
         if (known := scan.records) != state.records:
             raise DamageError(f"{state.records} records, and derived data of {known}")
@@ -446,7 +445,7 @@ class _View:
     name: str
     state: tables.State
     scan: Scan
-    recent: postings.RecentWords
+    postings: Postings
     keep: Bool[np.ndarray, " N"] | None
     """Mask of the rows that a filter keeps; None keeps all."""
 
@@ -464,15 +463,11 @@ class _View:
         self, terms: Sequence[tuple[str, str]], ranking: Ranking
     ) -> tuple[Int64[np.ndarray, " M"], Float32[np.ndarray, " M"]]:
         """Compute the BM25 of all rows that share a term."""
-        return postings.scores(
-            self.connection,
-            self.name,
+        return self.postings.scores(
             terms,
-            size=len(self.scan),
             records=self.state.records,
             mean_length=self.state.words / max(self.state.records, 1),
             captions=ranking.captions,
-            recent=self.recent,
         )
 
     def hits(self, rows: Sequence[int]) -> dict[int, Hit]:

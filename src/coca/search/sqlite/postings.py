@@ -22,9 +22,10 @@ from array import array
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int32, Int64, Integer, UInt16
+from jaxtyping import Bool, Float32, Int32, Int64, Integer
 
 from coca.search.search_options import CaptionChoice
 from coca.search.spelling import one_error_away
@@ -91,10 +92,9 @@ class RecentWords:
         rows = np.union1d(self.rows[keeps(self.rows)], void)
         return RecentWords(self.numbers, rows, np.concatenate([before, added], axis=1))
 
-    def of(self, terms: Iterable[str]) -> Int32[np.ndarray, "4 P"]:
-        """Return the postings of terms."""
-        numbers = [self.numbers[term] for term in terms if term in self.numbers]
-        return self.postings[:, np.isin(self.postings[0], numbers)]
+    def of(self, term: str) -> Int32[np.ndarray, "4 P"]:
+        """Return the postings of a term."""
+        return self.postings[:, self.postings[0] == self.numbers.get(term, -1)]
 
     def terms(self) -> list[str]:
         """Return the terms that a row has."""
@@ -103,6 +103,10 @@ class RecentWords:
 
 
 NONE_RECENT = RecentWords()
+Found: TypeAlias = tuple[
+    Int64[np.ndarray, " P"], Integer[np.ndarray, " P"], Integer[np.ndarray, " P"]
+]
+"""Rows, fields with occurrences, and lengths."""
 
 
 def create(connection: sqlite3.Connection, name: str) -> None:
@@ -194,147 +198,151 @@ def former_blocks(connection: sqlite3.Connection, name: str) -> set[int]:
     return {block for (block,) in connection.execute(sql, (_RULES_TERM, RULES))}
 
 
-def scores(
-    connection: sqlite3.Connection,
-    name: str,
-    query: Sequence[tuple[str, str]],
-    *,
-    size: int,
-    records: int,
-    mean_length: float,
-    captions: CaptionChoice = "all",
-    recent: RecentWords = NONE_RECENT,
-) -> tuple[Int64[np.ndarray, " M"], Float32[np.ndarray, " M"]]:
-    """Compute the BM25 of all rows that share a term with a query.
+@dataclass(frozen=True)
+class Postings:
+    """Postings of one state of a collection; each term is read once."""
 
-    Args:
-        connection: Connection to the file.
-        name: Name of the collection.
-        query: Terms of the query, see `coca.search.words.query_terms`.
-        size: Number of its rows, with and without records.
-        records: Number of records of the collection.
-        mean_length: Mean length of its rows, in halves of a term; see `analyzed`.
-        captions: Captions that count; see `Ranking.captions`.
-        recent: Postings of rows that were written since their block.
+    connection: sqlite3.Connection
+    name: str
+    """Name of the collection."""
+    size: int
+    """Number of its rows, with and without records."""
+    recent: RecentWords = NONE_RECENT
+    """Postings of rows that were written since their block."""
+    _found: dict[str, Found] = field(default_factory=dict)
 
-    Returns:
-        Rows, ascending, and their BM25, above 0.
-    """
-    lengths = np.arange(MOST_LENGTH + 1, dtype=np.float32)
-    norm_of = K1 * (1 - B) + np.float32(K1 * B / (mean_length or 1)) * lengths
-    total = np.zeros(size, np.float32)
-    for term in search_terms(query, captions):
-        rows, fields, row_lengths = _matches(connection, name, [term], size, recent)
-        if not len(rows):
-            continue
-        tf, norm = _TF[fields], norm_of[row_lengths]
-        starts = np.flatnonzero(np.append(True, rows[1:] != rows[:-1]))
-        if len(starts) < len(rows):
-            rows, norm, tf = rows[starts], norm[starts], np.add.reduceat(tf, starts)
-        idf = np.log1p((records - len(rows) + 0.5) / (len(rows) + 0.5))
-        total[rows] += np.float32(idf) * tf / (tf + norm)
-    rows = np.flatnonzero(total > 0)
-    return rows, total[rows]
+    def of(self, term: str) -> Found:
+        """Return rows, fields with occurrences, and lengths of the postings of a term, by row."""
+        if term not in self._found:
+            self._found[term] = self._read(term)
+        return self._found[term]
 
+    def scores(
+        self,
+        query: Sequence[tuple[str, str]],
+        *,
+        records: int,
+        mean_length: float,
+        captions: CaptionChoice = "all",
+    ) -> tuple[Int64[np.ndarray, " M"], Float32[np.ndarray, " M"]]:
+        """Compute the BM25 of all rows that share a term with a query.
 
-def similar_terms(
-    connection: sqlite3.Connection, name: str, word: str, size: int, recent: RecentWords
-) -> list[str]:
-    """List the terms of words that begin with a word or are one typing error away from it.
+        Args:
+            query: Terms of the query, see `coca.search.words.query_terms`.
+            records: Number of records of the collection.
+            mean_length: Mean length of its rows, in halves of a term; see `analyzed`.
+            captions: Captions that count; see `Ranking.captions`.
 
-    The terms with its first letter are read, in 10 to 35 ms for a million records, and those whose
-    first two letters are exchanged. To look up all words one error away takes up to 500 ms.
-    """
-    blocks = json.dumps(list(_blocks(size)))
-    near = set(stems([word, *one_error_away(word)]))
-    others = sorted(term for term in near if not term.startswith(word[0]))
-    found, newer = set[str](), recent.terms()
-    for mark in ("", MARKS[GENERATED]):
-        for start in [word[0], *others]:
-            between = connection.execute(
-                f'SELECT DISTINCT w.term FROM json_each(?) AS b CROSS JOIN "{name}_words" AS w '
-                "ON w.block = b.value AND w.term >= ? AND w.term < ?",
-                (blocks, mark + start, mark + start + chr(0x10FFFF)),
-            )
-            begin = [term for term in newer if term.startswith(mark + start)]
-            # Marked terms of other fields have a colon behind their first letters.
-            all_terms = [*(term for (term,) in between), *begin]
-            words = {term for term in all_terms if ":" not in term.removeprefix(mark)}
-            found |= {term for term in words if _is_near(term.removeprefix(mark), word, near)}
-    return sorted(found)
+        Returns:
+            Rows, ascending, and their BM25, above 0.
+        """
+        lengths = np.arange(MOST_LENGTH + 1, dtype=np.float32)
+        norm_of = K1 * (1 - B) + np.float32(K1 * B / (mean_length or 1)) * lengths
+        total = np.zeros(self.size, np.float32)
+        for term in search_terms(query, captions):
+            rows, fields, row_lengths = self.of(term)
+            if not len(rows):
+                continue
+            tf, norm = _TF[fields], norm_of[row_lengths]
+            starts = np.flatnonzero(np.append(True, rows[1:] != rows[:-1]))
+            if len(starts) < len(rows):
+                rows, norm, tf = rows[starts], norm[starts], np.add.reduceat(tf, starts)
+            idf = np.log1p((records - len(rows) + 0.5) / (len(rows) + 0.5))
+            total[rows] += np.float32(idf) * tf / (tf + norm)
+        rows = np.flatnonzero(total > 0)
+        return rows, total[rows]
+
+    def text_matches(
+        self, query: Sequence[tuple[str, str]]
+    ) -> tuple[Int64[np.ndarray, " M"], Float32[np.ndarray, " M"]]:
+        """Compute the match of a query with the labels and texts of each row.
+
+        Returns:
+            Rows with a match, ascending, and its value, above 0; see `text_match` of
+            `coca.search.words`.
+        """
+        words = np.zeros(self.size, np.uint16)
+        in_labels = set[int]()
+        for number, word in enumerate(query):
+            has_word = np.zeros(len(words), bool)
+            # The year of a date is in no other field.
+            is_label = word[0].isdigit()
+            for term in (*word, *(MARKS[TEXT] + term for term in word)):
+                rows, fields, _ = self.of(term)
+                has_word[rows[_IS_TEXT[fields]]] = True
+                is_label = is_label or bool(_IS_LABEL[fields].any())
+            words += has_word
+            if is_label:
+                in_labels.add(number)
+        # A table, as the power of all rows takes 40 times as long.
+        matches = ((np.arange(len(query) + 1) / max(len(query), 1)) ** 4)[words]
+        # A label covers words of the query, and several labels of a row may cover the same.
+        named, tagged = dict[int, Bool[np.ndarray, " N"]](), dict[int, Bool[np.ndarray, " N"]]()
+        for key, span in label_keys(query).items():
+            if not in_labels.issuperset(span):
+                continue
+            rows, _, _ = self.of(key)
+            if len(rows):
+                covered = named if key.startswith(MARKS[NAMED]) else tagged
+                for position in span:
+                    covered.setdefault(position, np.zeros(len(words), bool))[rows] = True
+        if named or tagged:
+            none = np.zeros(len(words))
+            tags = sum(tagged.values(), none) / max(len(query), 1)
+            matches += sum(named.values(), none) + tags**2
+        rows = np.flatnonzero(matches > 0)
+        return rows, matches[rows].astype(np.float32)
+
+    def labels_in(self, query: Sequence[tuple[str, str]]) -> set[str]:
+        """Return the people, places, albums and years that a query names and a row has."""
+        return {key for key in named_keys(query) if len(self.of(key)[0])}
+
+    def similar_terms(self, word: str) -> list[str]:
+        """List the terms of words that begin with a word or are one typing error away from it.
+
+        The terms with its first letter are read, in 10 to 35 ms for a million records, and those
+        whose first two letters are exchanged. To look up all words one error away takes up to 500.
+        """
+        blocks = json.dumps(list(self._blocks))
+        near = set(stems([word, *one_error_away(word)]))
+        others = sorted(term for term in near if not term.startswith(word[0]))
+        found, newer = set[str](), self.recent.terms()
+        for mark in ("", MARKS[GENERATED]):
+            for start in [word[0], *others]:
+                between = self.connection.execute(
+                    "SELECT DISTINCT w.term FROM json_each(?) AS b "
+                    f'CROSS JOIN "{self.name}_words" AS w '
+                    "ON w.block = b.value AND w.term >= ? AND w.term < ?",
+                    (blocks, mark + start, mark + start + chr(0x10FFFF)),
+                )
+                begin = [term for term in newer if term.startswith(mark + start)]
+                # Marked terms of other fields have a colon behind their first letters.
+                all_terms = [*(term for (term,) in between), *begin]
+                words = {term for term in all_terms if ":" not in term.removeprefix(mark)}
+                found |= {term for term in words if _is_near(term.removeprefix(mark), word, near)}
+        return sorted(found)
+
+    @property
+    def _blocks(self) -> range:
+        return range(-(-self.size // BLOCK_ROWS))
+
+    def _read(self, term: str) -> Found:
+        found = _joined(_blobs(self.connection, self.name, self._blocks, [term]))
+        if not len(self.recent.rows):
+            return found
+        keep = ~np.isin(found[0], self.recent.rows)
+        rows, codes, lengths = (
+            np.concatenate([stored[keep], new])
+            for stored, new in zip(found, self.recent.of(term)[1:], strict=True)
+        )
+        order = np.argsort(rows, kind="stable")
+        return rows[order].astype(np.int64), codes[order], lengths[order]
 
 
 def _is_near(term: str, word: str, near: Collection[str]) -> bool:
     # "mountain" is the term of "mountains", of which "mountai" is the beginning.
     is_start = word.startswith(term) and len(word) - len(term) <= _LONGEST_ENDING
     return term in near or term.startswith(word) or is_start
-
-
-def rows_of(
-    connection: sqlite3.Connection,
-    name: str,
-    terms: Sequence[str],
-    size: int,
-    recent: RecentWords,
-) -> list[Int64[np.ndarray, " M"]]:
-    """Return the rows that have each of these terms, ascending."""
-    return [np.unique(_matches(connection, name, [term], size, recent)[0]) for term in terms]
-
-
-def text_matches(
-    connection: sqlite3.Connection,
-    name: str,
-    query: Sequence[tuple[str, str]],
-    size: int,
-    recent: RecentWords = NONE_RECENT,
-) -> tuple[Int64[np.ndarray, " M"], Float32[np.ndarray, " M"]]:
-    """Compute the match of a query with the labels and texts of each row.
-
-    Returns:
-        Rows with a match, ascending, and its value, above 0; see `text_match` of
-        `coca.search.words`.
-    """
-    words = np.zeros(size, np.float32)
-    in_labels = set[int]()
-    for number, word in enumerate(query):
-        marked = [MARKS[TEXT] + term for term in word]
-        rows, fields, _ = _matches(connection, name, [*word, *marked], size, recent)
-        has_word = np.zeros(len(words), bool)
-        has_word[rows[_IS_TEXT[fields]]] = True
-        words += has_word
-        # The year of a date is in no other field.
-        if word[0].isdigit() or _IS_LABEL[fields].any():
-            in_labels.add(number)
-    matches: Float[np.ndarray, " N"] = (words / max(len(query), 1)) ** 4
-    # A label covers words of the query, and several labels of a row may cover the same.
-    named, tagged = dict[int, Bool[np.ndarray, " N"]](), dict[int, Bool[np.ndarray, " N"]]()
-    for key, span in label_keys(query).items():
-        if not in_labels.issuperset(span):
-            continue
-        rows, _, _ = _matches(connection, name, [key], size, recent)
-        if len(rows):
-            covered = named if key.startswith(MARKS[NAMED]) else tagged
-            for position in span:
-                covered.setdefault(position, np.zeros(len(words), bool))[rows] = True
-    if named or tagged:
-        none = np.zeros(len(words))
-        tags = sum(tagged.values(), none) / max(len(query), 1)
-        matches += sum(named.values(), none) + tags**2
-    rows = np.flatnonzero(matches > 0)
-    return rows, matches[rows].astype(np.float32)
-
-
-def labels_in(
-    connection: sqlite3.Connection,
-    name: str,
-    query: Sequence[tuple[str, str]],
-    size: int,
-    recent: RecentWords,
-) -> set[str]:
-    """Return the people, places, albums and years that a query names and a row has."""
-    keys = list(named_keys(query))
-    rows = rows_of(connection, name, keys, size, recent)
-    return {key for key, some in zip(keys, rows, strict=True) if len(some)}
 
 
 def _replaced(data: bytes, gone: Bool[np.ndarray, " R"], added: Iterable[int] | None) -> bytes:
@@ -349,30 +357,6 @@ def _replaced(data: bytes, gone: Bool[np.ndarray, " R"], added: Iterable[int] | 
     return joined[np.lexsort((joined[:, 1], joined[:, 0]))].tobytes()
 
 
-def _blocks(size: int) -> range:
-    return range(-(-size // BLOCK_ROWS))
-
-
-def _matches(
-    connection: sqlite3.Connection,
-    name: str,
-    terms: Sequence[str],
-    size: int,
-    recent: RecentWords,
-) -> tuple[Int64[np.ndarray, " P"], Integer[np.ndarray, " P"], Integer[np.ndarray, " P"]]:
-    """Return rows, fields with occurrences, and lengths of the postings of terms, by row."""
-    found = _postings(_blobs(connection, name, _blocks(size), terms))
-    if not len(recent.rows):
-        return found
-    keep = ~np.isin(found[0], recent.rows)
-    rows, codes, lengths = (
-        np.concatenate([stored[keep], new])
-        for stored, new in zip(found, recent.of(terms)[1:], strict=True)
-    )
-    order = np.argsort(rows, kind="stable")
-    return rows[order].astype(np.int64), codes[order], lengths[order]
-
-
 def _blobs(
     connection: sqlite3.Connection, name: str, blocks: Sequence[int], terms: Sequence[str]
 ) -> list[tuple[int, str, bytes]]:
@@ -385,9 +369,9 @@ def _blobs(
     return [(block, term, unsealed(data, "words")) for block, term, data in found]
 
 
-def _postings(
+def _joined(
     blobs: Sequence[tuple[int, str, bytes]],
-) -> tuple[Int64[np.ndarray, " P"], UInt16[np.ndarray, " P"], UInt16[np.ndarray, " P"]]:
+) -> Found:
     """Return rows, fields with occurrences, and lengths of postings."""
     postings = np.frombuffer(b"".join([data for _, _, data in blobs]), "<u2").reshape(-1, 3)
     firsts = np.array([block * BLOCK_ROWS for block, _, _ in blobs], np.int64)
