@@ -223,7 +223,7 @@ class Hit:
     """Why a typed query finds it: a label such as `tag: Christmas`, `caption`, `text in image`,
     `file name`, or `looks like`; empty for other queries."""
     likely: bool | None = None
-    """Whether it probably shows the query, or has all its words; None where nothing tells, see
+    """Whether it probably shows the query, or has all its words; None where unknown, see
     `coca.search.query.likely`."""
     log_likelihood: float | None = None
     """Log-likelihood of the query as the image's caption, in nats; set by reranking only."""

@@ -2,7 +2,7 @@
 
 Cosines of different queries are not comparable: photos of a dog have .10 with "dog", photos of a
 lighthouse .40 with "lighthouse". What the query has in common with the classes that the model knows
-tells how high its cosines can be:
+shows how high its cosines can be:
 
     line = min(.3 m + .12, .9 m),  m = max_c cos(query, v_c)
 
@@ -56,7 +56,7 @@ def judged(hit: Hit, typed: TypedQuery | None, line: float | None) -> Hit:
     Args:
         hit: A hit.
         typed: Query by which it is ranked; None: by its cosine alone.
-        line: See `line_of`; None: no cosine tells.
+        line: See `line_of`; None: the cosine decides nothing.
     """
     likely = None if line is None else hit.score >= line
     if typed is None:

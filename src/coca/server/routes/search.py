@@ -128,7 +128,7 @@ class Hit(Item):
     """Why a text finds the item: a label such as `tag: Christmas`, `caption`, `text in image`,
     `file name`, or `looks like`."""
     likely: bool | None = None
-    """Whether the item probably shows the query, or has all its words; null where nothing tells."""
+    """Whether the item probably shows the query, or has all its words; null where it is unknown."""
     rank_score: float | None = None
     """Sort key of reranked hits and of recommendations."""
     log_likelihood: float | None = None
