@@ -55,11 +55,9 @@ CLIPART = Path("/usr/share/openclipart/svg")
 
 
 LOSSES = RECIPES / "pretrain" / "everyday_losses.py"
+CLOSING = RECIPES / "pretrain" / "closing_stage.py"
 QUERIES = ("--plugin", str(RECIPES.parent / "benchmarks" / "drawing_queries.py"))
 CARD = RECIPES.parent / "scripts" / "cards" / "everyday.yaml"
-
-CLASS_BRANCH_SCALE = "1"
-"""Chosen on the development set, see docs/lab-notes.md."""
 
 
 @dataclass(frozen=True)
@@ -121,25 +119,27 @@ def data_steps(photos: Path, data: Path) -> Iterator[Step]:
     yield Step(sentences, _tool("sentences", str(sentences), *texts))
 
 
-def stages(data: Path, out: Path, *, settings: Sequence[str]) -> Iterator[Step]:
+def stages(data: Path, out: Path, *, seed: int, threads: int) -> Iterator[Step]:
     """Yield the commands that train the model, evaluate it, and write its card."""
     recipe, root = str(RECIPES / "pretrain" / "everyday.yaml"), f"data_root={data}"
+    settings = (f"seed={seed}", f"threads={threads}")
     run, half = out / "run", out / "half"
     begin = _coca("pretrain", recipe, root, *settings, f"run={run}", "--plugin", str(LOSSES))
     yield Step(run / "model", begin, resumes=True)
     yield Step(half, _coca("export", str(run), str(half), "--half"))
-    scaled = out / "scaled"
-    yield Step(scaled, _tool("class_branch_scale", str(half), str(scaled), CLASS_BRANCH_SCALE))
+    closed = out / "closed"
+    close = (sys.executable, str(CLOSING), str(half), str(closed), "--data", str(data))
+    yield Step(closed, (*close, "--seed", str(seed)))
     results = []
     for suite in ("everyday", "everyday_test"):
         scores = out / "scores" / suite
         recipe = str(RECIPES / "evaluate" / f"{suite}.yaml")
-        evaluate = _coca("evaluate", str(scaled), recipe, root, "--out", str(scores), *QUERIES)
+        evaluate = _coca("evaluate", str(closed), recipe, root, "--out", str(scores), *QUERIES)
         yield Step(scores / "report.md", evaluate, resumes=True)
         results += ["--results", str(scores)]
     finished = out / "everyday"
     described = ("--half", "--card", str(CARD), *results)
-    yield Step(finished, _coca("export", str(scaled), str(finished), *described, *QUERIES))
+    yield Step(finished, _coca("export", str(closed), str(finished), *described, *QUERIES))
     graph = (sys.executable, "-m", "coca.release.onnx.linked_graphs", str(finished))
     yield Step(finished / "manifest.json", graph)
 
@@ -238,8 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not given.data_only:
         given.out.mkdir(parents=True, exist_ok=True)
         notes = given.out / "record.json"
-        settings = (f"seed={given.seed}", f"threads={given.threads}")
-        take(stages(given.data, given.out, settings=settings), notes)
+        take(stages(given.data, given.out, seed=given.seed, threads=given.threads), notes)
 
 
 if __name__ == "__main__":

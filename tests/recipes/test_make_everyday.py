@@ -58,7 +58,7 @@ def test_a_training_that_a_signal_ended_early_is_not_finished(tmp_path: Path, do
 def test_every_step_writes_something_of_its_own_by_a_file_that_exists(tmp_path: Path) -> None:
     steps = [
         *data_steps(tmp_path, tmp_path),
-        *stages(tmp_path, tmp_path / "out", settings=["seed=3"]),
+        *stages(tmp_path, tmp_path / "out", seed=3, threads=1),
     ]
     assert len({step.made for step in steps}) == len(steps)
     for step in steps:

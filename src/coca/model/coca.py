@@ -241,7 +241,7 @@ class CoCa(nn.Module):
         )
         embed_dim = None if image.keeps_embeddings else config.embed_dim
         self.image_projection = _projection(image.width, embed_dim)
-        self.text_projection = _projection(text.width, embed_dim)
+        self.text_projection = _projection(text.width, embed_dim, if_equal=config.project_text)
         self.add_modules()
         self.log_scale = nn.Parameter(torch.empty(()))
         self.logit_bias = None if config.initial_bias is None else nn.Parameter(torch.empty(()))
@@ -417,6 +417,11 @@ class CoCa(nn.Module):
         return Decoded(states, packing.shortened(rows), tokens, self.label_mask(tokens))
 
 
-def _projection(width: int, embed_dim: int | None) -> nn.Module:
-    """Return the projection to the shared embedding; none where the widths are equal."""
-    return nn.Identity() if embed_dim in (None, width) else Linear(width, embed_dim, bias=False)
+def _projection(width: int, embed_dim: int | None, *, if_equal: bool = False) -> nn.Module:
+    """Return the projection to the shared embedding; the identity if it needs none.
+
+    A tower of the embedding's width has a projection with `if_equal` only.
+    """
+    if embed_dim is None or (embed_dim == width and not if_equal):
+        return nn.Identity()
+    return Linear(width, embed_dim, bias=False)

@@ -121,7 +121,10 @@ class CoCaConfig(Config):
     """Both attentional poolers."""
     embed_dim: PositiveInt = 768
     """Size of the shared embedding. The paper leaves it open. A tower whose width equals it has no
-    projection."""
+    projection; see `project_text`."""
+    project_text: bool = False
+    """Project text embeddings even if `text.width` equals `embed_dim`, such as to rotate both
+    towers."""
     initial_temperature: Temperature = 0.07
     """Initial value of the learned temperature (paper: 0.07; sigmoid loss: 0.1)."""
     initial_bias: float | None = None
