@@ -14,6 +14,7 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 
 from coca.search.records import Record
 from coca.search.sqlite import postings
@@ -265,7 +266,7 @@ def _block(parts: Mapping[str, bytes], embed_dim: int) -> Block:
     return _keyed(np.frombuffer(parts.get("keys", b""), _KEYS), codes)
 
 
-def _keyed(keys: np.ndarray[Any, Any], codes: Mapping[str, Codes]) -> Block:
+def _keyed(keys: Shaped[np.ndarray, " R"], codes: Mapping[str, Codes]) -> Block:
     flags, contents, albums = (np.ascontiguousarray(keys[field]) for field in _KEYS.names or ())
     return Block(
         flags=flags, contents=contents, albums=albums, image=codes["image"], text=codes["text"]
