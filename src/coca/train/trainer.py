@@ -19,15 +19,15 @@ from coca.core.config.frozen_config import Config, to_dict
 from coca.core.errors import CocaError, ConfigError, DataError, StorageError
 from coca.core.progress import ProgressMaker, ProgressOption, as_maker, silent
 from coca.data.batch import Batch
-from coca.model.checkpoint import Checkpoint, load_newest, remove_unfinished
+from coca.model.checkpoint import remove_unfinished
 from coca.model.pretrained import architecture_of, resolve_precision
 from coca.train.backward import backward
 from coca.train.blocks import set_training_mode
 from coca.train.checkpoints import (
-    OTHER_RANKS,
     CheckpointManager,
-    distribute_like,
+    SavedGroup,
     gather_full_tensors,
+    load_newest_together,
     model_tensors,
     optimizer_state,
     random_state,
@@ -364,26 +364,32 @@ class Trainer(Generic[ModelT]):
         """
         if self._resumed:
             return
-        checkpoint = self.world.broadcast_from_main(self._load_newest)
+        if self.world.is_main:
+            remove_unfinished(self.run_dir)
+        checkpoint = load_newest_together(
+            self.run_dir, self.world, lambda found: require_same_run(found, self._identity())
+        )
         if checkpoint is not None:
             state = checkpoint.state
-            weights = checkpoint.group("model")
-            restore_model(self.model, weights)
-            restore_optimizer(
-                self.model, self.optimizer, checkpoint.group("optimizer"), state["optimizer"]
-            )
+            groups = {
+                name: SavedGroup(checkpoint.folder, name, self.world)
+                for name in ("model", "optimizer", "ema")
+            }
+            restore_model(self.model, groups["model"])
+            restore_optimizer(self.model, self.optimizer, groups["optimizer"], state["optimizer"])
             if self.ema is not None:
                 # What was not averaged so far starts from the weights.
-                averages, tensors = weights | checkpoint.group("ema"), self.ema.tensors()
-                self.ema.restore({n: distribute_like(averages[n], tensors[n]) for n in tensors})
+                averages, averaged = self.ema.tensors(), groups["ema"].described
+                for group, names in (
+                    ("ema", averages.keys() & averaged.keys()),
+                    ("model", averages.keys() - averaged.keys()),
+                ):
+                    groups[group].read_into({name: averages[name] for name in sorted(names)})
             self.step, self._samples_seen = checkpoint.step, state["samples_seen"]
             self._metrics.restore(state["figures"])
             self._logged = self._evaluated = checkpoint.step
             self._checkpoints.found(checkpoint.folder, checkpoint.step)
-            # A new rank takes the random state of rank 0.
-            others = state.get(OTHER_RANKS, [])
-            own = others[self.world.rank - 1] if 0 < self.world.rank <= len(others) else state
-            restore_random(own["random"], self.device)
+            restore_random(state["random"], self.device)
             if self.world.is_main:
                 logger.info("resuming from %s", checkpoint.folder)
         self._resumed = True
@@ -547,13 +553,6 @@ class Trainer(Generic[ModelT]):
             },
             own={"random": random_state(self.device)},
         )
-
-    def _load_newest(self) -> Checkpoint | None:
-        remove_unfinished(self.run_dir)
-        checkpoint = load_newest(self.run_dir)
-        if checkpoint is not None:
-            require_same_run(checkpoint, self._identity())
-        return checkpoint
 
     def _identity(self) -> dict[str, object]:
         return {
