@@ -24,11 +24,12 @@ def ranks(
     return on_ranks(request.param, folder, partial(resume, folder / "run"))
 
 
-def test_a_rank_needs_little_more_memory_than_its_shards(ranks: list[Measured]) -> None:
+def test_a_rank_that_starts_and_resumes_needs_little_more_memory_than_its_shards(
+    ranks: list[Measured],
+) -> None:
     for measured in ranks:
         assert measured["step"] == 1
-        # The weights and averages are there before: half of its four tensors per parameter.
-        assert measured["grown"] < 0.8 * measured["shards"]
+        assert measured["grown"] < 1.3 * measured["shards"]
 
 
 def test_a_rank_verifies_and_reads_a_share_of_the_files(ranks: list[Measured]) -> None:

@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from coca.model.coca import CoCa
+from coca.model.coca_config import CoCaConfig
+from coca.model.deferred_weights import WeightsRecorder
 from coca.train.checkpoints import model_tensors, optimizer_state
 from coca.train.optim.ema import EmaConfig
 from coca.train.optim.schedule import ScheduleConfig
@@ -17,34 +19,43 @@ from tiny_shared_run import shared_trainer
 Measured = dict[str, Any]
 
 
-def wide_model() -> CoCa:
+def wide_config() -> CoCaConfig:
     """A model of 21 million parameters in many tensors, so that no tensor is large."""
     plain = tiny_config()
     size = {"width": 256, "heads": 4, "mlp_width": 1024}
     image = plain.image.replace(layers=12, **size)
     text = plain.text.replace(unimodal_layers=6, multimodal_layers=6, vocab_size=2000, **size)
-    return CoCa(plain.replace(image=image, text=text, embed_dim=256))
+    return plain.replace(image=image, text=text, embed_dim=256)
 
 
-def trainer(folder: Path, steps: int) -> Trainer[CoCa]:
-    schedule = ScheduleConfig(warmup=0)
+def trainer(folder: Path, steps: int, config: CoCaConfig) -> Trainer[CoCa]:
+    """A run whose ranks shard the model before it has weights."""
+    with WeightsRecorder() as recorder:
+        model = CoCa(config)
     return shared_trainer(
-        folder, "fsdp", model=wide_model(), steps=steps, ema=EmaConfig(), schedule=schedule
+        folder,
+        "fsdp",
+        model=model,
+        initial=recorder.weights_of(model),
+        steps=steps,
+        ema=EmaConfig(),
+        schedule=ScheduleConfig(warmup=0),
     )
 
 
 def first_step(folder: Path) -> Measured:
     """Train one step, which saves a checkpoint."""
-    trainer(folder, 1).fit()
+    trainer(folder, 1, wide_config()).fit()
     return {}
 
 
 def resume(folder: Path) -> Measured:
     """Resume the run of `first_step` as a rank, and measure it."""
-    resumed = trainer(folder, 2)
-    before = memory("VmRSS")
-    read = _bytes_read()
+    # Libraries and process groups take memory, too, for any model.
+    trainer(folder.with_name("tiny"), 1, tiny_config()).fit()
+    before, read = memory("VmRSS"), _bytes_read()
     _reset_peak()
+    resumed = trainer(folder, 2, wide_config())
     resumed.resume()
     return {
         "grown": memory("VmHWM") - before,

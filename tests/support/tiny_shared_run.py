@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from coca.core.errors import CocaError, DataError, StorageError
 from coca.data.batch import Batch
 from coca.model import sharded_safetensors
 from coca.model.coca import CoCa
+from coca.model.deferred_weights import WeightsRecorder
 from coca.model.openclip.openclip import AnyCoCa
 from coca.train import checkpoints as checkpoint_manager
 from coca.train.backward import backward
@@ -112,6 +113,29 @@ def run(folder: Path, kind: Kind, optimizer: str, steps: int, *, prefix: str) ->
     )
     trainer.fit()
     return {f"{prefix}/{name}": weight for name, weight in trainer.weights().items()}
+
+
+def first_weights(folder: Path, steps: int = 2) -> dict[str, Results]:
+    """Weights and averages of runs of FSDP at their start and end, by the model's device."""
+    found = {}
+    for device in ("cpu", "meta"):
+        seed_weights()
+        with WeightsRecorder() if device == "meta" else nullcontext() as recorder:
+            model = CoCa(tiny_config(initial_bias=-10.0))
+        trainer = shared_trainer(
+            folder / device,
+            "fsdp",
+            model=model,
+            initial=recorder.weights_of(model) if recorder else None,
+            losses=LossConfig(contrastive="sigmoid"),
+            ema=EmaConfig(decay=0.9),
+            steps=steps,
+        )
+        trainer.resume()
+        found[device] = everything(trainer, "start")
+        trainer.fit()
+        found[device] |= everything(trainer, "end")
+    return found
 
 
 def in_parts(folder: Path, kind: Kind, **changes: Any) -> Trainer[CoCa]:

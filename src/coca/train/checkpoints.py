@@ -34,6 +34,7 @@ from coca.model.checkpoint import (
     save_checkpoint,
     step_folder,
 )
+from coca.model.deferred_weights import DeferredWeights
 from coca.model.sharded_safetensors import (
     Description,
     Groups,
@@ -103,9 +104,8 @@ class SavedGroup:
                 )
         shards = {name: tensor for name, tensor in tensors.items() if _is_sharded(tensor)}
         whole = {name: _local(tensor) for name, tensor in tensors.items() if name not in shards}
-        parts = {name: _own_part(tensor) for name, tensor in shards.items()}
-        if self._world.is_main:
-            parts |= {name: Part(tensor, [0] * tensor.ndim) for name, tensor in whole.items()}
+        read = {**shards, **whole} if self._world.is_main else shards
+        parts = {name: _own_part(tensor) for name, tensor in read.items()}
         fault: ModelError | None = None
         try:
             self._read(
@@ -136,11 +136,23 @@ def _local(tensor: Tensor) -> Tensor:
 
 
 def _own_part(tensor: Tensor) -> Part:
-    """Locate this rank's shard in the full tensor."""
+    """Locate this rank's part of a full tensor, which is all of it without shards."""
     local = _local(tensor)
+    offsets = [0] * local.ndim
     # A rank without any row of a small tensor has no chunk.
-    chunks = tensor.__create_chunk_list__() if local.numel() else []  # type: ignore[attr-defined]
-    return Part(local, list(chunks[0].offsets) if chunks else [0] * local.ndim)
+    if isinstance(tensor, DTensor) and local.numel():
+        offsets = list(tensor.__create_chunk_list__()[0].offsets)
+    return Part(local, offsets)
+
+
+@torch.no_grad()
+def init_weights_(model: nn.Module, initial: DeferredWeights) -> None:
+    """Initialize every parameter and buffer; each rank has one full tensor at a time."""
+    for name, tensor in model_tensors(model).items():
+        part = _own_part(tensor)
+        ends = (start + size for start, size in zip(part.offsets, part.tensor.shape, strict=True))
+        where = tuple(slice(*ends) for ends in zip(part.offsets, ends, strict=True))
+        part.tensor.copy_(initial.compute(name, tensor)[where])
 
 
 def restore_model(model: nn.Module, saved: SavedGroup) -> None:

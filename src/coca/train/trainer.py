@@ -20,6 +20,7 @@ from coca.core.errors import CocaError, ConfigError, DataError, StorageError
 from coca.core.progress import ProgressMaker, ProgressOption, as_maker, silent
 from coca.data.batch import Batch
 from coca.model.checkpoint import remove_unfinished
+from coca.model.deferred_weights import DeferredWeights
 from coca.model.pretrained import architecture_of, resolve_precision
 from coca.train.backward import backward
 from coca.train.blocks import set_training_mode
@@ -27,6 +28,7 @@ from coca.train.checkpoints import (
     CheckpointManager,
     SavedGroup,
     gather_full_tensors,
+    init_weights_,
     load_newest_together,
     model_tensors,
     optimizer_state,
@@ -279,8 +281,12 @@ class Trainer(Generic[ModelT]):
         trackers: Sequence[Tracker] = (),
         evaluation: "Evaluation | None" = None,
         device: str | torch.device = "auto",
+        initial: DeferredWeights | None = None,
     ) -> None:
-        """Move the model to its device and create its optimizer; no files are read or written."""
+        """Move the model to its device and create its optimizer; no files are read or written.
+
+        A model on the meta device gets its `initial` weights when the run starts.
+        """
         self.device = training_device(device)
         self.model = model
         self.world = DistributedContext.current()
@@ -296,6 +302,7 @@ class Trainer(Generic[ModelT]):
             compiled=config.compile,
             recompute_every=config.recompute_every,
         )
+        self._initial = initial
         self.objective = objective
         self.loader = loader
         self.config = config
@@ -358,7 +365,7 @@ class Trainer(Generic[ModelT]):
         return TrainResult(self.step, self._steps_left > 0, metrics, terminated, trained)
 
     def resume(self) -> None:
-        """Resume from the folder's newest checkpoint; `fit` calls this first.
+        """Resume from the folder's newest checkpoint, or initialize the weights; for `fit`.
 
         Only the first call has an effect: later, the state in memory is newer.
         """
@@ -369,6 +376,10 @@ class Trainer(Generic[ModelT]):
         checkpoint = load_newest_together(
             self.run_dir, self.world, lambda found: require_same_run(found, self._identity())
         )
+        if checkpoint is None and self._initial is not None:
+            init_weights_(self.model, self._initial)
+            if self.ema is not None:
+                self.ema.reset()
         if checkpoint is not None:
             state = checkpoint.state
             groups = {

@@ -55,7 +55,10 @@ class ParallelModel(Generic[ModelT]):
         compiled: bool = False,
         recompute_every: int | None = None,
     ) -> None:
-        """Move the model to its device and wrap it; create the optimizer afterwards."""
+        """Move the model to its device and wrap it; create the optimizer afterwards.
+
+        A model on the meta device gets memory, but no values.
+        """
         self.model = model
         self.device = device
         self.world = DistributedContext.current()
@@ -68,8 +71,12 @@ class ParallelModel(Generic[ModelT]):
             mesh = init_device_mesh(device.type, (self.world.size,))
             # On the CPU, autocast does not cover norms, and they reject bf16 weights with fp32
             # inputs.
-            self._unsharded = _shard(self._module, mesh, bf16=bf16 and device.type != "cpu")
+            _shard(self._module, mesh, bf16=bf16 and device.type != "cpu")
+        if any(parameter.is_meta for parameter in model.parameters()):
+            model.to_empty(device=device)
         model.to(device)
+        if kind == "fsdp":
+            self._unsharded = _scalars(model)
         if kind == "ddp":
             # Parameters without gradient are allowed. Also, without this setting DDP rebuilds its
             # buckets after the first step. Sums would have another order after each restart, and
@@ -168,8 +175,13 @@ def _resolved(kind: Kind, world: DistributedContext) -> Kind:
     return kind
 
 
-def _shard(module: nn.Module, mesh: DeviceMesh, *, bf16: bool) -> list[nn.Parameter]:
-    """Shard each block, then all other parameters; return those that cannot be sharded.
+def _scalars(module: nn.Module) -> list[nn.Parameter]:
+    """Return the scalar parameters, such as the temperature, which FSDP2 does not support."""
+    return [parameter for parameter in module.parameters() if parameter.ndim == 0]
+
+
+def _shard(module: nn.Module, mesh: DeviceMesh, *, bf16: bool) -> None:
+    """Shard each block, then all other parameters but scalars.
 
     Blocks of other libraries are recognized by their size, see `MIN_GROUP`.
     """
@@ -199,10 +211,7 @@ def _shard(module: nn.Module, mesh: DeviceMesh, *, bf16: bool) -> list[nn.Parame
                 # Batch norms need weights in the type of their statistics, fp32.
                 normed = any(isinstance(it, _NormBase) for it in element.modules())
                 fully_shard(element, mesh=mesh, mp_policy=plain if normed else block)
-    # FSDP2 does not support scalar parameters, such as the temperature.
-    scalars = [parameter for parameter in module.parameters() if parameter.ndim == 0]
-    fully_shard(module, mesh=mesh, ignored_params=set(scalars))
-    return scalars
+    fully_shard(module, mesh=mesh, ignored_params=set(_scalars(module)))
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -44,6 +44,12 @@ class Ema:
         self._averages = [w.detach().to(torch.float32, copy=True) for w in self._weights]
 
     @torch.no_grad()
+    def reset(self) -> None:
+        """Set the averages to the current weights."""
+        for weight, average in zip(self._weights, self._averages, strict=True):
+            _local(average).copy_(_local(weight))
+
+    @torch.no_grad()
     def update(self, number: int) -> None:
         """Update the averages with the current weights; `number` counts updates from 1."""
         weights = [_local(weight).float() for weight in self._weights]
