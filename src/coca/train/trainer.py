@@ -40,7 +40,7 @@ from coca.train.checkpoints import (
     undisturbed,
 )
 from coca.train.distributed.context import DistributedContext, lost_ranks_reported
-from coca.train.distributed.parallel import Kind, ParallelModel
+from coca.train.distributed.parallel import FsdpConfig, Kind, ParallelModel
 from coca.train.losses import Losses
 from coca.train.nonfinite import cause_of, location_of, nonfinite_report
 from coca.train.objective import Objective
@@ -71,6 +71,8 @@ class TrainConfig(Config):
     parallel: Kind = "auto"
     """Distribution over several processes: `ddp` replicates the model; `fsdp` shards it, with
     gradients and optimizer state. `auto` is `ddp` for several processes."""
+    fsdp: FsdpConfig = Field(default_factory=FsdpConfig)
+    """Settings of `parallel: fsdp`."""
     compile: bool = False
     """Compile the blocks of all towers (`torch.compile`). Faster steps after some minutes of
     compilation at each start, if the compiler is not cached; it needs a C++ compiler. Losses differ
@@ -301,6 +303,7 @@ class Trainer(Generic[ModelT]):
             bf16=self.precision == "bf16",
             compiled=config.compile,
             recompute_every=config.recompute_every,
+            fsdp=config.fsdp,
         )
         self._initial = initial
         self.objective = objective
