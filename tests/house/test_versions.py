@@ -26,7 +26,8 @@ CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 def test_the_version_is_the_newest_release_or_a_development_version_after_it() -> None:
     version = Version(coca.__version__)
-    newest = Version(re.findall(r"^## \[(\d.*)\] - \d{4}-\d\d-\d\d$", CHANGELOG, re.M)[0])
+    releases = re.findall(r"^## \[(\d.*)\] - \d{4}-\d\d-\d\d$", CHANGELOG, re.M)
+    newest = Version(releases[0]) if releases else Version("0")
     unreleased = CHANGELOG.split("\n## ")[1]
     assert unreleased.startswith("[Unreleased]")
     if re.search(r"^- ", unreleased, re.MULTILINE):
@@ -35,6 +36,15 @@ def test_the_version_is_the_newest_release_or_a_development_version_after_it() -
         assert version > newest
     else:
         assert version == newest or (version.is_devrelease and version > newest)
+
+
+def test_the_changelog_has_no_version_that_was_never_released() -> None:
+    """0.5.0 is the first release, as docs/upgrade.md states."""
+    headings = re.findall(r"^## \[(.+?)\]", CHANGELOG, re.MULTILINE)
+    assert all(Version(name) >= Version("0.5.0") for name in headings if name != "Unreleased")
+    if headings == ["Unreleased"]:
+        # Nobody had what a first release removes or fixes.
+        assert re.findall(r"^### (.+)$", CHANGELOG, re.MULTILINE) == ["Added"]
 
 
 def git(folder: Path, *arguments: str, time_s: int = 0) -> None:
