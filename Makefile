@@ -156,7 +156,8 @@ format: $(DEV) ## Format the code, and apply the automatic fixes of ruff
 bench: $(BENCH) $(PEER) ## Run all benchmarks with --quick and write runs/bench/table.md (half an hour)
 	$(BIN)/python benchmarks/run_all.py --quick
 
-docs: $(DOCS) ## Build the documentation into site/
+docs: $(DOCS) ## Write the generated pages, and build the documentation into site/
+	$(BIN)/python scripts/docs_pages.py
 	$(BIN)/zensical build --clean
 
 milvus: $(MILVUS) ## Install a Milvus server; `make test-all` then runs the mark `contract` on it as well
@@ -178,7 +179,7 @@ $(DOCS): EXTRAS = docs
 $(BENCH): EXTRAS = bench,train
 
 $(DEMO) $(DRAWINGS) $(DEV) $(DOCS) $(BENCH): pyproject.toml | $(BIN)/python
-	@echo "installing coca-captioners[$(EXTRAS)] into $(VENV); the first time takes a minute or two"
+	@echo "installing coca-captioners[$(EXTRAS)] into $(VENV); the first time takes some minutes"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@touch $@
 

@@ -4,7 +4,7 @@
 
 The scale is the length of the part of an image vector that comes from the classifier, in multiples
 of the other part. Training learns it from the captions of its photos, where names of classes are
-rare; people type such names, so that a longer part finds more (docs/lab-notes.md).
+rare; people type such names, so that a longer part finds more (benchmarks/lab-notes.md).
 """
 
 import argparse

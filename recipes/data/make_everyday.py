@@ -59,7 +59,7 @@ QUERIES = ("--plugin", str(RECIPES.parent / "benchmarks" / "drawing_queries.py")
 CARD = RECIPES.parent / "scripts" / "cards" / "everyday.yaml"
 
 CLASS_BRANCH_SCALE = "1"
-"""Chosen on the development set, see docs/lab-notes.md."""
+"""Chosen on the development set, see benchmarks/lab-notes.md."""
 
 
 @dataclass(frozen=True)
