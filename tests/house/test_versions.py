@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent.parent
 RECIPES = [f"recipes/{it}.yaml" for it in ("evaluate/coco", "finetune/nlvr2", "pretrain/emoji")]
 FILES = [
     *("pyproject.toml", ".gitattributes", "README.md", "LICENSE", "NOTICE"),
+    *("LICENSES/CC-BY-2.0.txt", "LICENSES/LicenseRef-coca-weights.txt"),
     *("scripts/build_version.py", "src/coca/__init__.py", *RECIPES, "recipes/data/drawings.py"),
 ]
 """Files that a build reads."""
@@ -126,6 +127,21 @@ def test_a_copy_without_its_history_has_the_version_of_the_source(clone: Path) -
     git(clone.parent, "init", "--quiet")
     git(clone.parent, "commit", "--allow-empty", "--message", "other", time_s=5000)
     assert version_of(build(clone)) == "1.2.0.dev0"
+
+
+def test_a_wheel_names_all_licences_and_has_their_texts(clone: Path) -> None:
+    """Code, photos and weights have different terms (PEP 639)."""
+    with zipfile.ZipFile(build(clone)) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("/METADATA")]
+        metadata = archive.read(name).decode()
+        files = {name.partition("/licenses/")[2] for name in archive.namelist()}
+    (expression,) = re.findall(r"^License-Expression: (.*)$", metadata, re.MULTILINE)
+    assert expression.split(" AND ") == ["Apache-2.0", "CC-BY-2.0", "LicenseRef-coca-weights"]
+    assert {
+        "LICENSE",
+        "NOTICE",
+        *(f"LICENSES/{it}.txt" for it in expression.split(" AND ")[1:]),
+    } <= files
 
 
 def test_a_wheel_contains_the_recipes_and_none_of_the_tools_of_a_clone(clone: Path) -> None:

@@ -13,6 +13,7 @@ pytest.importorskip("playwright", reason="playwright is not installed: make test
 
 from playwright.sync_api import expect
 
+from coca.core.installation import pip_install
 from coca.search.records import content_id
 from page_service import AXE, Watch, render, transfer
 
@@ -250,7 +251,7 @@ def test_an_image_that_needs_an_extra_says_so_in_words(
     tab = visit()
     tab.set_input_files("#pick-uploads", file)
     failed = tab.locator(".upload-failed")
-    expect(failed).to_contain_text("pip install 'coca-captioners[heif]'")
+    expect(failed).to_contain_text(pip_install("heif"))
     expect(failed).not_to_contain_text(re.compile("Errno|/|Bearer"))
 
 
