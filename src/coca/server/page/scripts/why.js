@@ -1,7 +1,7 @@
 // Why an image is among the hits: parts of its score, labels, and words of the query over the image.
 
 import { api } from "./api.js";
-import { $, h } from "./dom.js";
+import { $, button, h } from "./dom.js";
 import { imageOf } from "./images.js";
 import { t } from "./language.js";
 import { report } from "./notices.js";
@@ -43,9 +43,17 @@ export function whyOf(view) {
   };
   const opener = h("details", { class: "why-opener", open: isOpen, on: { toggle: load } }, h("summary", {}, t("Why?")), shown);
   return h("section", { class: "item-section", "aria-label": t("Why this image?") },
-    item.reason && h("p", { class: "hint" }, item.likely === false ? t("Probably not") : reasonOf(item)),
+    item.reason && h("p", {}, item.likely === false ? t("Probably not") : reasonOf(item), " ", view.writable() && correctionOf(view)),
     opener,
   );
+}
+
+/** Build the button that corrects a wrong reason; false if it is neither a tag nor the caption. */
+function correctionOf(view) {
+  const tag = view.item.tags.find((name) => view.item.reason === `tag: ${name}`);
+  if (tag) return button(t("Wrong tag? Remove"), null, () => view.change({ remove_tags: [tag] }), { text: true });
+  const edit = () => $(".caption-form textarea", view.view).focus();
+  return view.item.reason === "caption" && button(t("Correct the caption"), null, edit, { text: true });
 }
 
 function explained({ parts, score, labels, words, against, missing }) {
