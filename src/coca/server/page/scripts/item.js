@@ -199,7 +199,8 @@ export class ItemView {
     const { collection } = this.store.state;
     if (!(await change([item.id], collection, changes))) return;
     try {
-      Object.assign(item, await api.item(item.id, collection));
+      // The reason may be what was changed.
+      Object.assign(item, { reason: "" }, await api.item(item.id, collection));
     } catch (error) {
       report(error);
       return;

@@ -3,6 +3,7 @@
 import { urlOf } from "./api.js";
 import { captionSection, textsSection } from "./correct.js";
 import { h } from "./dom.js";
+import { openFile } from "./files.js";
 import { TECHNICAL, titleOf, valueName } from "./filters.js";
 import { date, t } from "./language.js";
 import { rankOf } from "./tile.js";
@@ -73,7 +74,8 @@ function detailsOf({ item }) {
       .filter(([key]) => !SHOWN.has(key))
       .map(([key, value]) => [titleOf(key), shownValue(value)]),
   ].filter(([, value]) => value);
-  const link = h("a", { href: urlOf(item.original), target: "_blank", rel: "noopener" }, t("Open the original"));
+  const on = { click: (event) => openFile(event, item.original) };
+  const link = h("a", { href: urlOf(item.original), target: "_blank", rel: "noopener", on }, t("Open the original"));
   return h("section", { class: "item-section", "aria-labelledby": "item-details" },
     h("h3", { id: "item-details" }, t("Details")),
     h("dl", { class: "details" }, ...rows.flatMap(([key, value]) => [h("dt", {}, key), h("dd", {}, linked(value))])),
