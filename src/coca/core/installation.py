@@ -1,6 +1,7 @@
 """The pip command that installs an extra from where the package came: clone, wheel or index."""
 
 import json
+import sys
 from collections.abc import Sequence
 from importlib.metadata import distributions
 from pathlib import Path, PurePosixPath
@@ -19,7 +20,7 @@ def pip_install(extras: str, *, path: Sequence[str] | None = None) -> str:
         extras: One or several extras, separated by commas.
         path: Folders in which the package is looked for; default: those of `sys.path`.
     """
-    found = next(iter(distributions(name=NAME, **({"path": list(path)} if path else {}))), None)
+    found = next(iter(distributions(name=NAME, path=list(path or sys.path))), None)
     origin = json.loads((found and found.read_text("direct_url.json")) or "{}")
     if (found is None and _is_clone()) or "dir_info" in origin:
         editable = found is None or origin["dir_info"].get("editable", False)
