@@ -430,7 +430,7 @@ def test_a_word_is_shown_on_one_scale_and_only_where_it_is_seen(visit: Visit) ->
     for name in ("red: likely", "circle: perhaps"):
         tab.get_by_role("button", name=name).hover()
         found.append(tab.locator(".item-frame .why-map").evaluate(OPACITIES))
-    # The same cosine has the same opacity, any the other cells have.
+    # The same cosine has the same opacity in each map.
     assert found[0][0] == 0 < found[0][1] == found[1][0] < found[1][1]
     tab.get_by_text("dog: not seen").hover()
     expect(tab.locator(".why-map")).to_have_count(0)
