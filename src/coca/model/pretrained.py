@@ -250,18 +250,20 @@ def count_parameters(config: ModelConfig) -> dict[str, int]:
 
 
 class _SkipInit(TorchFunctionMode):
-    """Skips random initialization of meta tensors.
+    """Skips the initialization of meta tensors.
 
     On the meta device, torch's random functions import its compiler, which takes as long as the
-    import of torch.
+    import of torch, and its arithmetic imports sympy.
     """
+
+    _SETS = frozenset(("normal_", "uniform_", "div_", "mul_", "fill_", "zero_"))
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         given = kwargs or {}
-        is_draw = getattr(func, "__name__", "") in ("normal_", "uniform_")
-        if is_draw or getattr(func, "__module__", "") == "torch.nn.init":
+        is_set = getattr(func, "__name__", "") in self._SETS
+        if is_set or getattr(func, "__module__", "") == "torch.nn.init":
             return args[0] if args else given["tensor"]
         return func(*args, **given)
 
