@@ -339,6 +339,39 @@ def test_filters_narrow_the_wall_and_have_an_address(visit: Visit) -> None:
     assert "to=2009" in tab.url
 
 
+def test_what_all_images_share_is_not_a_filter_and_no_path_is_shown(visit: Visit) -> None:
+    def carry(route: Any) -> None:
+        answer = route.fetch()
+        body = answer.json()
+        for hit in body["hits"]:
+            hit |= {"path": "/srv/photos/rome/a.png", "album": "/srv/photos/rome"}
+        route.fulfill(response=answer, json=body)
+
+    def count_values(route: Any) -> None:
+        answer = route.fetch()
+        body = answer.json()
+        shared = [{"value": "shared by all", "count": body["total"]}]
+        folder = [{"value": "/srv/photos/rome", "count": 3}]
+        body["facets"] = [
+            {"field": "metadata.set", "values": shared, "others": 0, "missing": 0},
+            {"field": "album", "values": folder, "others": 0, "missing": 10},
+        ]
+        route.fulfill(response=answer, json=body)
+
+    tab = visit()
+    tab.route("**/v1/search", carry)
+    tab.route("**/v1/facets", count_values)
+    tab.goto(f"{tab.url}?q=circle")
+    expect(tab.locator("#filters")).to_contain_text("rome")
+    expect(tab.locator("#filters")).not_to_contain_text("shared by all")
+    tab.locator(".tile-link").first.click()
+    tab.keyboard.press("i")
+    details = tab.locator(".item-panel > .item-section .details").last
+    expect(details).to_contain_text("Folderrome")
+    expect(details).not_to_contain_text(re.compile(r"Rank|Id\b|File\b"))
+    assert "/srv" not in tab.locator("body").evaluate("body => body.outerHTML")
+
+
 def test_filters_without_a_hit_can_be_cleared(visit: Visit) -> None:
     tab = visit("/?tag=no-such-tag")
     expect(tab.locator("#message h2")).to_have_text("No images with these filters")
