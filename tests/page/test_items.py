@@ -283,6 +283,11 @@ def test_a_caption_is_corrected_found_and_restored(uploaded: tuple[Any, Any]) ->
     item = tab.locator("dialog.item")
     caption = item.get_by_role("textbox", name="Caption", exact=True)
     before = item.locator("h2").inner_text()
+    fonts = "one => [one, document.body].map(it => getComputedStyle(it).fontFamily)"
+    assert len(set(caption.evaluate(fonts))) == 1
+    # A plus is the key of the zoom.
+    uses = item.locator("use").evaluate_all("all => all.map(use => use.getAttribute('href'))")
+    assert {"#icon-like", "#icon-unlike"} <= set(uses)
     caption.fill("our kite Zorro")
     tab.keyboard.press("Enter")
     expect(item.locator("h2")).to_have_text("our kite Zorro")
@@ -463,7 +468,7 @@ def test_a_word_is_shown_on_one_scale_and_only_where_it_is_seen(visit: Visit) ->
     for name in ("red: likely", "circle: perhaps"):
         tab.get_by_role("button", name=name).hover()
         found.append(tab.locator(".item-frame .why-map").evaluate(OPACITIES))
-    # The same cosine has the same opacity, whatever the other cells have.
+    # The same cosine has the same opacity in both maps.
     assert found[0][0] == 0 < found[0][1] == found[1][0] < found[1][1]
     tab.get_by_text("dog: not seen").hover()
     expect(tab.locator(".why-map")).to_have_count(0)
@@ -501,6 +506,7 @@ def test_a_wrong_reason_is_corrected_where_it_is_named(uploaded: tuple[Any, Any]
     tab.keyboard.press("Enter")
     expect(item.locator("h2")).to_have_text("a zeppelin")
     tab.keyboard.press("Escape")
+    tab.wait_for_url(lambda url: "item=" not in url)
     tab.reload()
     expect(tile.locator(".tile-why")).to_have_text("Caption")
     tile.locator(".tile-link").click()
