@@ -283,6 +283,11 @@ def test_a_caption_is_corrected_found_and_restored(uploaded: tuple[Any, Any]) ->
     item = tab.locator("dialog.item")
     caption = item.get_by_role("textbox", name="Caption", exact=True)
     before = item.locator("h2").inner_text()
+    fonts = "one => [one, document.body].map(it => getComputedStyle(it).fontFamily)"
+    assert len(set(caption.evaluate(fonts))) == 1
+    # A plus is the key of the zoom.
+    uses = item.locator("use").evaluate_all("all => all.map(use => use.getAttribute('href'))")
+    assert {"#icon-like", "#icon-unlike"} <= set(uses)
     caption.fill("our kite Zorro")
     tab.keyboard.press("Enter")
     expect(item.locator("h2")).to_have_text("our kite Zorro")
@@ -337,6 +342,39 @@ def test_filters_narrow_the_wall_and_have_an_address(visit: Visit) -> None:
     tab.fill("#date-to", "2009-12-31")
     expect(tab.locator("#summary")).to_have_text("1 image")
     assert "to=2009" in tab.url
+
+
+def test_what_all_images_share_is_not_a_filter_and_no_path_is_shown(visit: Visit) -> None:
+    def carry(route: Any) -> None:
+        answer = route.fetch()
+        body = answer.json()
+        for hit in body["hits"]:
+            hit |= {"path": "/srv/photos/rome/a.png", "album": "/srv/photos/rome"}
+        route.fulfill(response=answer, json=body)
+
+    def count_values(route: Any) -> None:
+        answer = route.fetch()
+        body = answer.json()
+        shared = [{"value": "shared by all", "count": body["total"]}]
+        folder = [{"value": "/srv/photos/rome", "count": 3}]
+        body["facets"] = [
+            {"field": "metadata.set", "values": shared, "others": 0, "missing": 0},
+            {"field": "album", "values": folder, "others": 0, "missing": 10},
+        ]
+        route.fulfill(response=answer, json=body)
+
+    tab = visit()
+    tab.route("**/v1/search", carry)
+    tab.route("**/v1/facets", count_values)
+    tab.goto(f"{tab.url}?q=circle")
+    expect(tab.locator("#filters")).to_contain_text("rome")
+    expect(tab.locator("#filters")).not_to_contain_text("shared by all")
+    tab.locator(".tile-link").first.click()
+    tab.keyboard.press("i")
+    details = tab.locator(".item-panel > .item-section .details").last
+    expect(details).to_contain_text("Folderrome")
+    expect(details).not_to_contain_text(re.compile(r"Rank|Id\b|File\b"))
+    assert "/srv" not in tab.locator("body").evaluate("body => body.outerHTML")
 
 
 def test_filters_without_a_hit_can_be_cleared(visit: Visit) -> None:
@@ -468,6 +506,7 @@ def test_a_wrong_reason_is_corrected_where_it_is_named(uploaded: tuple[Any, Any]
     tab.keyboard.press("Enter")
     expect(item.locator("h2")).to_have_text("a zeppelin")
     tab.keyboard.press("Escape")
+    tab.wait_for_url(lambda url: "item=" not in url)
     tab.reload()
     expect(tile.locator(".tile-why")).to_have_text("Caption")
     tile.locator(".tile-link").click()

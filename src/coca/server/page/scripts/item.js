@@ -162,8 +162,8 @@ export class ItemView {
     return [
       button(t("Close"), "close", () => this.dialog.close(), { class: "item-close", autofocus: true }),
       button(t("Similar"), "similar", () => terms.similarTo(item), { text: true, class: "item-similar" }),
-      button(t("More like this"), "more", query(1)),
-      button(t("Less like this"), "less", query(-1)),
+      button(t("More like this"), "like", query(1)),
+      button(t("Less like this"), "unlike", query(-1)),
       ...(writes || []),
       button(t("Download"), "download", () => this.#download()),
       button(t("Details"), "info", () => this.#toggleDetails(), {
