@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -20,15 +21,25 @@ def pip_install(extras: str, *, path: Sequence[str] | None = None) -> str:
         extras: One or several extras, separated by commas.
         path: Folders in which the package is looked for; default: those of `sys.path`.
     """
-    found = next(iter(distributions(name=NAME, path=list(path or sys.path))), None)
+    source, place = _source(tuple(path or sys.path))
+    return f"pip install {source.format(extras=extras)}{place}"
+
+
+@cache
+def _source(path: tuple[str, ...]) -> tuple[str, str]:
+    """Return what pip installs, with a field for extras, and where to run it.
+
+    It is read once: the decoder processes of the service can open no files after they started.
+    """
+    found = next(iter(distributions(name=NAME, path=list(path))), None)
     origin = json.loads((found and found.read_text("direct_url.json")) or "{}")
     if (found is None and _is_clone()) or "dir_info" in origin:
         editable = found is None or origin["dir_info"].get("editable", False)
-        return f"pip install {'-e ' * editable}'.[{extras}]' in the clone of {NAME}"
+        return f"{'-e ' * editable}'.[{{extras}}]'", f" in the clone of {NAME}"
     wheel = unquote(PurePosixPath(urlsplit(origin.get("url", "")).path).name)
     if wheel.endswith(".whl"):
-        return f"pip install './{wheel}[{extras}]' in the folder of the wheel"
-    return f"pip install '{NAME}[{extras}]'"
+        return f"'./{wheel}[{{extras}}]'", " in the folder of the wheel"
+    return f"'{NAME}[{{extras}}]'", ""
 
 
 def _is_clone() -> bool:
