@@ -256,14 +256,17 @@ class _SkipInit(TorchFunctionMode):
     import of torch, and its arithmetic imports sympy.
     """
 
-    _SETS = frozenset(("normal_", "uniform_", "div_", "mul_", "fill_", "zero_"))
+    _DRAWS = frozenset(("normal_", "uniform_"))
+    _ARITHMETIC = frozenset(("div_", "mul_"))
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         given = kwargs or {}
-        is_set = getattr(func, "__name__", "") in self._SETS
-        if is_set or getattr(func, "__module__", "") == "torch.nn.init":
+        name = getattr(func, "__name__", "")
+        # Masks of a tower are no meta tensors.
+        is_skipped = name in self._DRAWS or (name in self._ARITHMETIC and args[0].is_meta)
+        if is_skipped or getattr(func, "__module__", "") == "torch.nn.init":
             return args[0] if args else given["tensor"]
         return func(*args, **given)
 
