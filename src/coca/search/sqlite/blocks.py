@@ -215,6 +215,15 @@ def replace(
     postings.write(connection, name, number, words)
 
 
+def cut(
+    connection: sqlite3.Connection, name: str, rows: int, before: int, *, seq: int, embed_dim: int
+) -> None:
+    """Empty the blocks from row `rows` up to row `before`, which have no records any longer."""
+    for number in range(rows // BLOCK_ROWS, -(-before // BLOCK_ROWS)):
+        # An empty block, and not none: a reader that has it in memory learns of it.
+        replace(connection, name, number, _block({}, embed_dim), {}, seq=seq)
+
+
 def former_blocks(connection: sqlite3.Connection, name: str) -> set[int]:
     """Return the blocks with words by former rules of `coca.search.words`."""
     found = connection.execute(
@@ -224,9 +233,18 @@ def former_blocks(connection: sqlite3.Connection, name: str) -> set[int]:
 
 
 def read(
-    connection: sqlite3.Connection, name: str, scan: Scan, words: RecentWords, *, since: int
+    connection: sqlite3.Connection,
+    name: str,
+    scan: Scan,
+    words: RecentWords,
+    *,
+    since: int,
+    rows: int,
 ) -> tuple[Scan, RecentWords]:
-    """Read what was written after `since` into a scan and the recent words of that state."""
+    """Read what was written after `since` into a scan and the recent words of that state.
+
+    Now the collection has `rows` rows, which may be less.
+    """
     newer = f'SELECT DISTINCT block FROM "{name}_blocks" WHERE seq > ?'
     parts = {
         number: _parts(connection, name, number)
@@ -250,7 +268,8 @@ def read(
             old = scan.blocks[number]
         found[number] = _folded(old or _block({}, scan.embed_dim), list(some))
     newer_words = {one.row: one.words for one in recent if one.words is not None}
-    return scan.replaced(found) if found else scan, words.replaced(newer_words, parts)
+    scan = scan.replaced(found, -(-rows // BLOCK_ROWS)) if found else scan
+    return scan, words.replaced(newer_words, parts)
 
 
 def _read_recent(
