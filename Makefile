@@ -18,6 +18,8 @@ PEER := .venv-peer/.installed
 MILVUS := .venv-milvus/.installed-2.3.5
 # ONNX and its runtime for the tests of exported models, in an environment of their own.
 EXPORT := .venv-export/.installed
+# .venv with what the checks of `make test-sold` need besides.
+SOLD := .venv-sold/.installed-next-to-dev
 # A plain installation, without torch.
 RUNTIME := .venv-runtime/.installed
 # The libraries that src/coca/integrations adapts to, in an environment of their own.
@@ -59,7 +61,7 @@ CLIENTS := .venv-clients/.installed
 .DEFAULT_GOAL := help
 # Two installations at a time would corrupt the folder that they share.
 .NOTPARALLEL:
-.PHONY: help demo everyday test test-all test-server test-export test-runtime test-image test-page test-clients test-integrations test-gpu test-docs test-experimental test-lowest fuzz audit sbom check check-page format bench docs milvus clean
+.PHONY: help demo everyday test test-all test-server test-export test-runtime test-image test-page test-clients test-integrations test-gpu test-docs test-experimental test-lowest test-wheel test-sold fuzz audit sbom check check-page format bench docs milvus clean
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +96,21 @@ test-export: $(EXPORT) ## Export models to ONNX and run them without torch, in .
 
 test-runtime: $(RUNTIME) ## Use the default model in .venv-runtime, a plain installation without torch
 	.venv-runtime/bin/python -m pytest tests/predict tests/processing tests/without_torch
+
+test-wheel: $(DEV) ## Build the wheel, install it alone into an empty environment, run five commands and the service
+	$(PYTHON) -m venv --clear .venv-wheel
+	$(BIN)/python -m hatchling build --target wheel --directory .venv-wheel/dist
+	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check "$$(ls .venv-wheel/dist/*.whl)[serve]"
+	.venv-wheel/bin/python -I tests/installed_wheel.py
+
+# Playwright keeps an event loop in its process; token ids need files of tiktoken (`make test-clients`).
+test-sold: $(SOLD) ## Run what README sells: the page's main walk, export, both runtimes, openai, commands, extras
+	.venv-sold/bin/python -m pytest --jaxtyping-packages= --timeout 1200 tests/page/test_daily.py
+	.venv-sold/bin/python -m pytest --jaxtyping-packages= -k 'not token_ids' \
+		tests/clients/test_openai.py tests/clients/test_mcp.py tests/house/test_extras.py $(UNCLOSED)
+	OMP_NUM_THREADS=1 .venv-sold/bin/python -m pytest --jaxtyping-packages= \
+		tests/release/onnx/test_onnx_export.py tests/release/onnx/test_linked_graphs.py
+	.venv-sold/bin/python -m pytest --jaxtyping-packages= tests/documented_run.py -q -k README
 
 test-image: $(DEV) ## Run the steps of the Dockerfile in a chroot of Debian, as root (minutes)
 	COCA_TEST_IMAGE=1 $(BIN)/pytest tests/house/test_container.py
@@ -156,7 +173,8 @@ format: $(DEV) ## Format the code, and apply the automatic fixes of ruff
 bench: $(BENCH) $(PEER) ## Run all benchmarks with --quick and write runs/bench/table.md (half an hour)
 	$(BIN)/python benchmarks/run_all.py --quick
 
-docs: $(DOCS) ## Build the documentation into site/
+docs: $(DOCS) ## Write the generated pages, and build the documentation into site/
+	$(BIN)/python scripts/docs_pages.py
 	$(BIN)/zensical build --clean
 
 milvus: $(MILVUS) ## Install a Milvus server; `make test-all` then runs the mark `contract` on it as well
@@ -178,7 +196,7 @@ $(DOCS): EXTRAS = docs
 $(BENCH): EXTRAS = bench,train
 
 $(DEMO) $(DRAWINGS) $(DEV) $(DOCS) $(BENCH): pyproject.toml | $(BIN)/python
-	@echo "installing coca-captioners[$(EXTRAS)] into $(VENV); the first time takes a minute or two"
+	@echo "installing coca-captioners[$(EXTRAS)] into $(VENV); the first time takes some minutes"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@touch $@
 
@@ -200,6 +218,14 @@ $(AUDIT): Makefile
 	@$(PYTHON) -m venv .venv-audit
 	@.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check \
 		'cyclonedx-bom>=7.5,<8' 'pip-audit>=2.10,<3'
+	@touch $@
+
+$(SOLD): pyproject.toml | $(DEV)
+	@echo "installing coca-captioners[test-sold] into .venv-sold, next to the packages of $(VENV)"
+	@$(PYTHON) -m venv .venv-sold
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])' \
+		> "$$(.venv-sold/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/next_to.pth"
+	@.venv-sold/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test-sold]'
 	@touch $@
 
 # An extra `test-NAME` has the packages of the environment .venv-NAME.

@@ -23,6 +23,8 @@ from side_by_side import Figures, Rounds, table, write_report
 from coca.search.query.likely import line_of
 from coca.search.query.query_terms import embed_queries
 
+SETS = {"sentences": "flickr", "drawings": "everyday"}
+
 
 def rates(above: Bool[np.ndarray, "Q N"], right: Bool[np.ndarray, "Q N"]) -> dict[str, float]:
     """Compute precision and recall of all pairs, and their means over queries."""
@@ -54,13 +56,16 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         "nouns": (vectors, data["classes"]["images"], np.stack(list(nouns.values()))),
         **{
             name: (data[of]["as typed"], data[of]["images"], data[of]["relevant"])
-            for name, of in (("sentences", "flickr"), ("drawings", "everyday"))
+            for name, of in SETS.items()
         },
     }
     scores = vectors @ data["classes"]["images"].T
     cosine = best_cosine(scores[:, first], sets["nouns"][2][:, first])
     for name, (queries, images, right) in sets.items():
-        lines = np.array([line_of(model, query) for query in queries], np.float32)[:, None]
+        texts = list(nouns) if name == "nouns" else data[SETS[name]]["queries"].tolist()
+        lines = np.array(
+            [line_of(model, *pair) for pair in zip(queries, texts, strict=True)], np.float32
+        )[:, None]
         half = np.arange(len(images)) % 2 == 0
         for method, least in (("line", lines), (f"cosine {cosine:.2f}", np.float32(cosine))):
             above = queries @ images.T >= least

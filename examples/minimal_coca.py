@@ -1,6 +1,6 @@
 """CoCa in one file of plain PyTorch: model, both losses, training, captions, and search in SQLite.
 
-    python examples/minimal_coca.py                              # drawn shapes, two minutes
+    python examples/minimal_coca.py                              # drawn shapes, three minutes
     python examples/minimal_coca.py --shards flickr8k --steps 2000 --query "a dog runs on grass"
 
 Source: Yu et al. (Google Research, 2022), arXiv 2205.01917. It needs torch, NumPy and Pillow, and

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
+GENERATED = ("options.md", "photo-credits.md")
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
-    *sorted((ROOT / "docs").rglob("*.md")),
+    # Not those that `make docs` writes.
+    *sorted({*(ROOT / "docs").glob("*.md")} - {ROOT / "docs" / name for name in GENERATED}),
 ]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 

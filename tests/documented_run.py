@@ -45,8 +45,8 @@ LEFT_OUT = {
 
 INSTEAD = {
     "make demo": "coca demo",
-    # The page before has filled the default collection with another model.
-    "coca index photos --model everyday": "coca index photos --model everyday --uri everyday.db",
+    ".venv/bin/coca serve --uri runs/demo/pictures.db --open": "coca serve "
+    "--uri runs/demo/pictures.db",
     "make demo FROM_SCRATCH=1": "python recipes/data/emoji_drawings.py "
     "runs/from-scratch/shards/twemoji && coca pretrain recipes/pretrain/emoji.yaml",
 }
@@ -63,7 +63,8 @@ def in_order() -> list[Command]:
 
 
 def reason_to_leave_out(command: Command) -> str:
-    reasons = (why for pattern, why in LEFT_OUT.items() if re.search(pattern, command.text))
+    text = INSTEAD.get(command.text, command.text)
+    reasons = (why for pattern, why in LEFT_OUT.items() if re.search(pattern, text))
     return next(reasons, "")
 
 

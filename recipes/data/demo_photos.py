@@ -5,8 +5,7 @@
 The source is a zip of photos of the NIPS 2017 development set, each of Flickr under CC BY 2.0, with
 a table `meta.jsonl`: `image`, `class_names`, `author`, `author_url`, `landing_url` and `license`.
 The choice reads the names of classes and neither a model nor a score: one photo of each class in
-random order, then second photos, without the classes of `LEFT_OUT`. The script also writes the page
-of credits of the documentation.
+random order, then second photos, without the classes of `LEFT_OUT`.
 """
 
 import argparse
@@ -24,7 +23,7 @@ from zipfile import ZipFile, ZipInfo
 from PIL import Image
 
 from coca.core.files.atomic import write_atomic
-from coca.demo.run import ARCHIVE, LICENCE, TABLE, Photo, credits_page
+from coca.demo.run import ARCHIVE, LICENCE, TABLE, Photo
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,8 +79,8 @@ def page_of(url: str) -> str:
     )
 
 
-def write(source: Path, out: Path, credits: Path) -> None:
-    """Write the zip of photos and the page of their credits."""
+def write(source: Path, out: Path) -> None:
+    """Write the zip of photos with the table of their credits."""
     photos, packed = [], io.BytesIO()
     with ZipFile(source) as archive, ZipFile(packed, "w") as zip_file:
         rows = map(json.loads, archive.read("meta.jsonl").decode().splitlines())
@@ -103,7 +102,6 @@ def write(source: Path, out: Path, credits: Path) -> None:
         table = "".join(json.dumps(asdict(it), ensure_ascii=False) + "\n" for it in photos)
         zip_file.writestr(ZipInfo(TABLE), table)
     write_atomic(out, packed.getvalue())
-    write_atomic(credits, credits_page(photos).encode())
     print(f"{len(photos)} photos of {len({it.shows for it in photos})} classes in {out}")
 
 
@@ -112,9 +110,8 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("source", type=Path, help="zip of photos")
     options.add_argument("--out", type=Path, default=ROOT / "src" / "coca" / "demo" / ARCHIVE)
-    options.add_argument("--credits", type=Path, default=ROOT / "docs" / "photo-credits.md")
     given = options.parse_args()
-    write(given.source, given.out, given.credits)
+    write(given.source, given.out)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from coca.cli.app import app
 from coca.cli.commands import PLUGIN_PANEL, summaries
 from coca.cli.options import images
 from coca.core.errors import CocaError, ConfigError
+from coca.core.installation import pip_install
 from tiny_cli import Run, RunJson, run_traced
 
 
@@ -101,7 +102,7 @@ def test_nothing_asked_for_is_answered_by_help(run: Run) -> None:
         (
             ModuleNotFoundError("No module named 'torch'", name="torch"),
             1,
-            "error: torch is not installed: pip install 'coca-captioners[torch]'; without it, "
+            f"error: torch is not installed: {pip_install('torch')}; without it, "
             "the model in this package and folders of `coca export --format onnx` run on ONNX "
             "Runtime\n",
         ),

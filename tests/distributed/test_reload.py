@@ -14,7 +14,15 @@ from coca.model.checkpoint import Checkpoint, step_folder
 from coca.train.distributed.parallel import Kind
 from tiny_ranks import Results, on_ranks
 from tiny_run import newest
-from tiny_shared_run import KINDS, everything, first_parts, in_parts, resumed
+from tiny_shared_run import (
+    KINDS,
+    everything,
+    first_parts,
+    first_weights,
+    hybrid_runs,
+    in_parts,
+    resumed,
+)
 
 pytestmark = pytest.mark.distributed
 
@@ -108,6 +116,21 @@ def test_two_ranks_read_what_one_process_wrote(
     for results in on_two:
         assert_read(results, f"one/{kind}", newest(runs / "one" / kind / "run"))
         assert_ended_alike(results, f"one/{kind}", newest(runs / "one" / kind / "whole"))
+
+
+def test_a_run_that_shards_the_model_before_its_weights_is_the_same_run(tmp_path: Path) -> None:
+    for results in on_ranks(2, tmp_path, partial(first_weights, tmp_path)):
+        usual, sharded = results["cpu"], results["meta"]
+        assert usual.keys() == sharded.keys()
+        for name, tensor in usual.items():
+            assert torch.equal(sharded[name], tensor), name
+
+
+def test_copies_of_shards_end_to_the_bit_as_if_they_never_stopped(tmp_path: Path) -> None:
+    for results in on_ranks(4, tmp_path, partial(hybrid_runs, tmp_path)):
+        for name, tensor in results["whole"].items():
+            assert torch.equal(results["resumed"][name], tensor), name
+        assert results["whole"].keys() == results["resumed"].keys()
 
 
 def test_damage_to_any_file_of_ranks_is_noticed_and_the_older_one_taken(

@@ -40,8 +40,7 @@ def test_python_suggests_a_public_name_for_a_similar_one() -> None:
 
 
 def test_the_public_names_equal_the_documented_names() -> None:
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs" / "reference").rglob("*.md"))]
-    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     marked = re.findall(r"<!-- public -->(.*?)<!-- /public -->", text, re.DOTALL)
     assert marked, "no page lists the public names between <!-- public --> and <!-- /public -->"
     documented = re.findall(r"\bcoca\.(\w+)", "\n".join(marked))

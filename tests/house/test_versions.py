@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent.parent
 RECIPES = [f"recipes/{it}.yaml" for it in ("evaluate/coco", "finetune/nlvr2", "pretrain/emoji")]
 FILES = [
     *("pyproject.toml", ".gitattributes", "README.md", "LICENSE", "NOTICE"),
+    *("LICENSES/CC-BY-2.0.txt", "LICENSES/LicenseRef-coca-weights.txt"),
     *("scripts/build_version.py", "src/coca/__init__.py", *RECIPES, "recipes/data/drawings.py"),
 ]
 """Files that a build reads."""
@@ -26,7 +27,8 @@ CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 def test_the_version_is_the_newest_release_or_a_development_version_after_it() -> None:
     version = Version(coca.__version__)
-    newest = Version(re.findall(r"^## \[(\d.*)\] - \d{4}-\d\d-\d\d$", CHANGELOG, re.M)[0])
+    releases = re.findall(r"^## \[(\d.*)\] - \d{4}-\d\d-\d\d$", CHANGELOG, re.M)
+    newest = Version(releases[0]) if releases else Version("0")
     unreleased = CHANGELOG.split("\n## ")[1]
     assert unreleased.startswith("[Unreleased]")
     if re.search(r"^- ", unreleased, re.MULTILINE):
@@ -35,6 +37,15 @@ def test_the_version_is_the_newest_release_or_a_development_version_after_it() -
         assert version > newest
     else:
         assert version == newest or (version.is_devrelease and version > newest)
+
+
+def test_the_changelog_has_no_version_that_was_never_released() -> None:
+    """0.5.0 is the first release, as docs/upgrade.md states."""
+    headings = re.findall(r"^## \[(.+?)\]", CHANGELOG, re.MULTILINE)
+    assert all(Version(name) >= Version("0.5.0") for name in headings if name != "Unreleased")
+    if headings == ["Unreleased"]:
+        # Nobody had what a first release removes or fixes.
+        assert re.findall(r"^### (.+)$", CHANGELOG, re.MULTILINE) == ["Added"]
 
 
 def git(folder: Path, *arguments: str, time_s: int = 0) -> None:
@@ -116,6 +127,21 @@ def test_a_copy_without_its_history_has_the_version_of_the_source(clone: Path) -
     git(clone.parent, "init", "--quiet")
     git(clone.parent, "commit", "--allow-empty", "--message", "other", time_s=5000)
     assert version_of(build(clone)) == "1.2.0.dev0"
+
+
+def test_a_wheel_names_all_licences_and_has_their_texts(clone: Path) -> None:
+    """Code, photos and weights have different terms (PEP 639)."""
+    with zipfile.ZipFile(build(clone)) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("/METADATA")]
+        metadata = archive.read(name).decode()
+        files = {name.partition("/licenses/")[2] for name in archive.namelist()}
+    (expression,) = re.findall(r"^License-Expression: (.*)$", metadata, re.MULTILINE)
+    assert expression.split(" AND ") == ["Apache-2.0", "CC-BY-2.0", "LicenseRef-coca-weights"]
+    assert {
+        "LICENSE",
+        "NOTICE",
+        *(f"LICENSES/{it}.txt" for it in expression.split(" AND ")[1:]),
+    } <= files
 
 
 def test_a_wheel_contains_the_recipes_and_none_of_the_tools_of_a_clone(clone: Path) -> None:

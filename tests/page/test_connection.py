@@ -71,6 +71,24 @@ def test_a_cancelled_key_can_be_entered_later(visit: Visit, watch: Watch) -> Non
     expect(tab.locator("#summary")).to_have_text("13 images")
 
 
+def test_an_original_is_opened_and_saved_with_a_key(visit: Visit, watch: Watch) -> None:
+    watch.expected.add(401)
+    tab = visit()
+    with_key(tab, "right")
+    enter(tab, "right")
+    tab.get_by_label("a red circle", exact=True).click()
+    tab.keyboard.press("i")
+    # A request of another tab passes no route of this one: the service itself has no keys.
+    with tab.expect_popup() as opened:
+        tab.get_by_role("link", name="Open the original").click()
+    opened.value.wait_for_url("blob:**")
+    expect(opened.value.locator("img")).to_be_visible()
+    assert opened.value.evaluate("[document.images[0].naturalWidth, opener]") == [300, None]
+    with tab.expect_download() as download:
+        tab.locator("dialog.item").get_by_role("button", name="Download").click()
+    assert download.value.suggested_filename == "red-circle.png"
+
+
 def test_a_request_above_the_rate_is_repeated(visit: Visit, watch: Watch) -> None:
     watch.expected.add(429)
     tab = visit()

@@ -80,6 +80,11 @@ def test_suggestions_cover_no_result_and_examples_are_given_captions(visit: Visi
     expect(tab.locator(".tile-match").first).to_be_attached()
     expect(options.first).to_be_visible()
     below = tab.locator(".suggestions").bounding_box()
+    for number in range(options.count()):
+        box = options.nth(number).bounding_box()
+        # Each is shown as a whole, or not at all.
+        assert box["x"] + box["width"] <= below["x"] + below["width"]
+        assert not below["y"] + 1 < box["y"] < below["y"] + below["height"] - 1
     assert below["y"] + below["height"] <= tab.locator(".tile").first.bounding_box()["y"]
 
     def generate(route: Any) -> None:
@@ -192,6 +197,11 @@ def test_a_list_has_headings_by_day_with_places(visit: Visit) -> None:
     tab.route("**/v1/search", fill)
     tab.reload()
     heading = loaded(tab).locator(".wall-heading").first
+    # Screen readers read it before the images of its day.
+    title = tab.get_by_role("heading", name="Sunday, September 9, 2001", exact=True)
+    expect(title).to_be_visible()
+    order = tab.locator(".wall-list > li").first
+    expect(order).to_have_class("wall-heading")
     expect(heading).to_have_text("Sunday, September 9, 2001Rome, Florence")
     first = tab.locator('.tile[data-index="0"]').bounding_box()
     box = heading.bounding_box()

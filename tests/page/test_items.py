@@ -13,6 +13,7 @@ pytest.importorskip("playwright", reason="playwright is not installed: make test
 
 from playwright.sync_api import expect
 
+from coca.core.installation import pip_install
 from coca.search.records import content_id
 from page_service import AXE, Watch, render, transfer
 
@@ -250,7 +251,7 @@ def test_an_image_that_needs_an_extra_says_so_in_words(
     tab = visit()
     tab.set_input_files("#pick-uploads", file)
     failed = tab.locator(".upload-failed")
-    expect(failed).to_contain_text("pip install 'coca-captioners[heif]'")
+    expect(failed).to_contain_text(pip_install("heif"))
     expect(failed).not_to_contain_text(re.compile("Errno|/|Bearer"))
 
 
@@ -282,6 +283,11 @@ def test_a_caption_is_corrected_found_and_restored(uploaded: tuple[Any, Any]) ->
     item = tab.locator("dialog.item")
     caption = item.get_by_role("textbox", name="Caption", exact=True)
     before = item.locator("h2").inner_text()
+    fonts = "one => [one, document.body].map(it => getComputedStyle(it).fontFamily)"
+    assert len(set(caption.evaluate(fonts))) == 1
+    # A plus is the key of the zoom.
+    uses = item.locator("use").evaluate_all("all => all.map(use => use.getAttribute('href'))")
+    assert {"#icon-like", "#icon-unlike"} <= set(uses)
     caption.fill("our kite Zorro")
     tab.keyboard.press("Enter")
     expect(item.locator("h2")).to_have_text("our kite Zorro")
@@ -336,6 +342,39 @@ def test_filters_narrow_the_wall_and_have_an_address(visit: Visit) -> None:
     tab.fill("#date-to", "2009-12-31")
     expect(tab.locator("#summary")).to_have_text("1 image")
     assert "to=2009" in tab.url
+
+
+def test_what_all_images_share_is_not_a_filter_and_no_path_is_shown(visit: Visit) -> None:
+    def carry(route: Any) -> None:
+        answer = route.fetch()
+        body = answer.json()
+        for hit in body["hits"]:
+            hit |= {"path": "/srv/photos/rome/a.png", "album": "/srv/photos/rome"}
+        route.fulfill(response=answer, json=body)
+
+    def count_values(route: Any) -> None:
+        answer = route.fetch()
+        body = answer.json()
+        shared = [{"value": "shared by all", "count": body["total"]}]
+        folder = [{"value": "/srv/photos/rome", "count": 3}]
+        body["facets"] = [
+            {"field": "metadata.set", "values": shared, "others": 0, "missing": 0},
+            {"field": "album", "values": folder, "others": 0, "missing": 10},
+        ]
+        route.fulfill(response=answer, json=body)
+
+    tab = visit()
+    tab.route("**/v1/search", carry)
+    tab.route("**/v1/facets", count_values)
+    tab.goto(f"{tab.url}?q=circle")
+    expect(tab.locator("#filters")).to_contain_text("rome")
+    expect(tab.locator("#filters")).not_to_contain_text("shared by all")
+    tab.locator(".tile-link").first.click()
+    tab.keyboard.press("i")
+    details = tab.locator(".item-panel > .item-section .details").last
+    expect(details).to_contain_text("Folderrome")
+    expect(details).not_to_contain_text(re.compile(r"Rank|Id\b|File\b"))
+    assert "/srv" not in tab.locator("body").evaluate("body => body.outerHTML")
 
 
 def test_filters_without_a_hit_can_be_cleared(visit: Visit) -> None:
@@ -393,24 +432,83 @@ def test_near_duplicates_are_compared_and_hidden(visit: Visit) -> None:
     count(tab, 13)
 
 
-def test_an_image_is_explained_and_a_word_is_shown_in_it(visit: Visit) -> None:
+def open_explained(visit: Visit, words: list[dict[str, Any]]) -> Any:
+    """Open an image of a search whose explanation has some words, and its reasons."""
     tab = visit("/?q=red+circle")
 
-    def with_maps(route: Any) -> None:
+    def fill(route: Any) -> None:
         answer = route.fetch()
-        why = answer.json()
-        for word in why["words"]:
-            word["map"] = [[0.1, 0.2], [0.3, 0.4]]
-        route.fulfill(response=answer, json=why)
+        route.fulfill(response=answer, json=answer.json() | {"words": words})
 
-    tab.route("**/v1/explain", with_maps)
+    tab.route("**/v1/explain", fill)
     tab.locator(".tile-link").first.click()
     tab.wait_for_selector("dialog.item[open]")
     tab.keyboard.press("i")
-    tab.get_by_role("button", name="Why?").click()
-    rows = tab.locator(".why .details").first
+    tab.get_by_text("Why?", exact=True).click()
+    return tab
+
+
+OPACITIES = """canvas => {
+  const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  return [...data].filter((_, at) => at % 4 === 3);
+}"""
+
+
+def word(text: str, support: float, *cells: float) -> dict[str, Any]:
+    return {"word": text, "log_p": -1.0, "support": support, "map": [list(cells)]}
+
+
+def test_a_word_is_shown_on_one_scale_and_only_where_it_is_seen(visit: Visit) -> None:
+    words = [word("red", 9.3, 0.0, 0.1), word("circle", 0.5, 0.1, 0.16), word("dog", -0.1, 0, 0.1)]
+    tab = open_explained(visit, words)
+    expect(tab.locator(".why-word")).to_have_text(
+        ["red: likely", "circle: perhaps", "dog: not seen"]
+    )
+    found = []
+    for name in ("red: likely", "circle: perhaps"):
+        tab.get_by_role("button", name=name).hover()
+        found.append(tab.locator(".item-frame .why-map").evaluate(OPACITIES))
+    # The same cosine has the same opacity in each map.
+    assert found[0][0] == 0 < found[0][1] == found[1][0] < found[1][1]
+    tab.get_by_text("dog: not seen").hover()
+    expect(tab.locator(".why-map")).to_have_count(0)
+
+
+def test_the_parts_of_a_score_are_its_sum_and_the_next_image_is_explained(visit: Visit) -> None:
+    tab = open_explained(visit, [])
+    rows = tab.locator(".why details .details")
+    expect(rows).to_be_hidden()
+    tab.get_by_text("Parts of the score").click()
     expect(rows).to_contain_text("Image: red circle")
     *parts, total = map(float, rows.locator("dd").all_inner_texts())
     assert sum(parts) == pytest.approx(total, abs=0.003)
-    tab.get_by_role("button", name=re.compile(r"^red \S\d")).hover()
-    expect(tab.locator(".item-frame .why-map")).to_be_visible()
+    tab.keyboard.press("ArrowRight")
+    expect(tab.get_by_text("Parts of the score")).to_be_visible()
+
+
+def test_a_wrong_reason_is_corrected_where_it_is_named(uploaded: tuple[Any, Any]) -> None:
+    tab, tile = uploaded
+    select(tab, tile, "Tag")
+    tab.fill("#dialog-input", "zeppelin")
+    tab.get_by_role("button", name="Add tags").click()
+    expect(tab.locator("#selection")).to_be_hidden()
+    tab.fill("#search-text", "zeppelin")
+    tab.keyboard.press("Enter")
+    expect(tile.locator(".tile-why")).to_have_text("Tag: zeppelin")
+    tile.locator(".tile-link").click()
+    tab.keyboard.press("i")
+    item = tab.locator("dialog.item")
+    item.get_by_role("button", name="Wrong tag? Remove").click()
+    expect(item.locator(".tag")).to_have_count(0)
+    expect(item.get_by_text("Tag: zeppelin")).to_have_count(0)
+    caption = item.get_by_role("textbox", name="Caption", exact=True)
+    caption.fill("a zeppelin")
+    tab.keyboard.press("Enter")
+    expect(item.locator("h2")).to_have_text("a zeppelin")
+    tab.keyboard.press("Escape")
+    tab.wait_for_url(lambda url: "item=" not in url)
+    tab.reload()
+    expect(tile.locator(".tile-why")).to_have_text("Caption")
+    tile.locator(".tile-link").click()
+    item.get_by_role("button", name="Correct the caption").click()
+    expect(caption).to_be_focused()

@@ -21,6 +21,8 @@ def test_a_finger_selects_by_check_boxes(visit: Visit) -> None:
     tiles = tab.locator(".tile[data-id]")
     expect(tiles.first.locator("img.loaded")).to_be_visible()
     bar = tab.locator("#selection")
+    expect(tiles.first.locator(".tile-check")).to_be_hidden()
+    tab.get_by_role("button", name="Select", exact=True).tap()
     for number, text in ((0, "1 image selected"), (1, "2 images selected")):
         tiles.nth(number).locator(".tile-check").tap()
         expect(bar).to_contain_text(text)

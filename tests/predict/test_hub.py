@@ -155,7 +155,7 @@ def test_without_the_package_the_command_that_brings_it_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
-    with pytest.raises(MissingExtraError, match=r"coca-captioners\[hub\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install .*\[hub\]"):
         HuggingFace().fetch("some/model", "weights.bin", revision=None)
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from coca.core.errors import DataError
 from coca.core.files.formats import HEAD_BYTES, is_raw
+from coca.core.installation import pip_install
 from coca.processing.image_file import read_image
 from coca.search.ingest.photo_metadata import read_header
 from coca.search.ingest.sources import find_files
@@ -106,9 +107,9 @@ def test_without_the_extra_raw_photos_are_counted(
     for name in ("a.NEF", "b.dng", "c.CR2", "c.JPG"):
         (tmp_path / name).write_bytes(raw_photo())
     assert list(find_files([tmp_path])) == [str(tmp_path / "c.JPG")]
-    assert "2 raw photos are left out: pip install 'coca-captioners[raw]'" in caplog.text
+    assert f"2 raw photos are left out; what reads them: {pip_install('raw')}" in caplog.text
     # One that is named is reported when it is read.
     assert list(find_files([tmp_path / "b.dng"])) == [str(tmp_path / "b.dng")]
-    with pytest.raises(DataError, match=r"b\.dng is a raw photo.*coca-captioners\[raw\]") as raised:
+    with pytest.raises(DataError, match=r"b\.dng is a raw photo.*pip install .*\[raw\]") as raised:
         read_image(tmp_path / "b.dng")
     assert raised.value.reason == "missing_extra"

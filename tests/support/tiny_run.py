@@ -17,6 +17,7 @@ from coca.core.progress import ProgressMaker
 from coca.data.batch import Batch
 from coca.model.checkpoint import CHECKPOINT_FOLDER, Checkpoint, load_newest
 from coca.model.coca import CoCa
+from coca.model.deferred_weights import DeferredWeights
 from coca.model.openclip.openclip import AnyCoCa
 from coca.train.losses import LossConfig, Losses
 from coca.train.objective import CoCaObjective
@@ -86,6 +87,7 @@ def tiny_trainer(
     objective: Any = None,
     optimizer: str = "adamw",
     device: str | torch.device = "cpu",
+    initial: DeferredWeights | None = None,
     **changes: Any,
 ) -> Trainer[CoCa]:
     settings: dict[str, Any] = {
@@ -108,6 +110,7 @@ def tiny_trainer(
         run_dir=run_folder,
         trackers=make_trackers(["jsonl"], run_folder) if trackers is None else trackers,
         device=device,
+        initial=initial,
     )
 
 

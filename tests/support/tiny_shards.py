@@ -16,7 +16,6 @@ from coca.model.coca import CoCa
 from coca.model.encoders.timm import TimmConfig
 from coca.model.sharded_safetensors import copy_to_cpu, write_shards
 from coca.train.backward import backward
-from coca.train.checkpoints import distribute_like
 from coca.train.distributed import parallel as parallel_module
 from coca.train.distributed.context import DistributedContext
 from coca.train.distributed.parallel import Kind, ParallelModel
@@ -176,7 +175,10 @@ def drift(model: nn.Module, step: int) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             change = torch.randn(parameter.shape, generator=generator)
-            parameter.add_(distribute_like(change, parameter))
+            if isinstance(parameter, DTensor):
+                mesh, placements = parameter.device_mesh, parameter.placements
+                change = distribute_tensor(change, mesh, placements, src_data_rank=None)
+            parameter.add_(change)
 
 
 def average_in_pieces() -> Results:

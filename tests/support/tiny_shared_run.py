@@ -6,25 +6,28 @@ import logging
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from coca.core.errors import CocaError, DataError, StorageError
+from coca.core.errors import CocaError, ConfigError, DataError, StorageError
 from coca.data.batch import Batch
 from coca.model import sharded_safetensors
 from coca.model.coca import CoCa
+from coca.model.deferred_weights import WeightsRecorder
 from coca.model.openclip.openclip import AnyCoCa
 from coca.train import checkpoints as checkpoint_manager
 from coca.train.backward import backward
 from coca.train.checkpoints import gather_full_tensors, model_tensors, optimizer_state
 from coca.train.distributed.context import DistributedContext
-from coca.train.distributed.parallel import Kind, ParallelModel
+from coca.train.distributed.parallel import FsdpConfig, Kind, ParallelModel
 from coca.train.losses import LossConfig, Losses
 from coca.train.objective import CoCaObjective
 from coca.train.optim.ema import EmaConfig
@@ -60,14 +63,36 @@ def whole(tensor: Tensor) -> Tensor:
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
 
 
-def step(kind: Kind, loss: str, micro_batch: int | None, prefix: str) -> Results:
-    """Figures and whole gradients of one step of the same model everywhere."""
+class Collectives(TorchDispatchMode):
+    """Counts the collectives of a block by their operation."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func.namespace == "c10d":
+            self.counts[func._opname.strip("_")] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def step(
+    kind: Kind,
+    loss: str,
+    micro_batch: int | None,
+    prefix: str,
+    fsdp: FsdpConfig | None = None,
+) -> Results:
+    """Figures and whole gradients of one step of the same model everywhere, and its collectives."""
     seed_weights()
     model = sharpened(CoCa(tiny_config()))
-    parallel = ParallelModel(model, kind, device=torch.device("cpu"))
+    parallel = ParallelModel(model, kind, device=torch.device("cpu"), fsdp=fsdp)
     world = DistributedContext.current()
     batch = ragged_batch(PAIRS).split(PAIRS // world.size)[world.rank]
-    losses = backward(parallel, CoCaObjective(LOSSES[loss]), batch, micro_batch=micro_batch)
+    with Collectives() as collectives:
+        losses = backward(parallel, CoCaObjective(LOSSES[loss]), batch, micro_batch=micro_batch)
     norm = parallel.gradient_norm()
     gradients = {
         name: whole(parameter.grad)
@@ -78,7 +103,30 @@ def step(kind: Kind, loss: str, micro_batch: int | None, prefix: str) -> Results
     return {
         **{f"{prefix}/figure/{name}": value for name, value in figures.items()},
         **{f"{prefix}/gradient/{name}": gradient for name, gradient in gradients.items()},
+        **{
+            f"{prefix}/collectives/{operation}": torch.tensor(count)
+            for operation, count in collectives.counts.items()
+        },
     }
+
+
+HYBRID = {
+    f"{replicas} x {'freed' if reshard else 'kept'}": FsdpConfig(
+        replicas=replicas, reshard_after_forward=reshard
+    )
+    for replicas in (1, 2)
+    for reshard in (True, False)
+}
+"""Settings of FSDP by name: copies of the model, and what becomes of gathered weights."""
+
+
+def sharded_steps() -> Results:
+    """A step of each setting of FSDP, at once and in two micro-batches."""
+    results: Results = {}
+    for name, fsdp in HYBRID.items():
+        for micro_batch in (None, 1):
+            results |= step("fsdp", "both", micro_batch, f"{name}/{micro_batch}", fsdp)
+    return results
 
 
 def shared_trainer(
@@ -114,6 +162,29 @@ def run(folder: Path, kind: Kind, optimizer: str, steps: int, *, prefix: str) ->
     return {f"{prefix}/{name}": weight for name, weight in trainer.weights().items()}
 
 
+def first_weights(folder: Path, steps: int = 2) -> dict[str, Results]:
+    """Weights and averages of runs of FSDP at their start and end, by the model's device."""
+    found = {}
+    for device in ("cpu", "meta"):
+        seed_weights()
+        with WeightsRecorder() if device == "meta" else nullcontext() as recorder:
+            model = CoCa(tiny_config(initial_bias=-10.0))
+        trainer = shared_trainer(
+            folder / device,
+            "fsdp",
+            model=model,
+            initial=recorder.weights_of(model) if recorder else None,
+            losses=LossConfig(contrastive="sigmoid"),
+            ema=EmaConfig(decay=0.9),
+            steps=steps,
+        )
+        trainer.resume()
+        found[device] = everything(trainer, "start")
+        trainer.fit()
+        found[device] |= everything(trainer, "end")
+    return found
+
+
 def in_parts(folder: Path, kind: Kind, **changes: Any) -> Trainer[CoCa]:
     """A run that saves at 3, 6, ... and, if asked to, ends before its last step."""
     return shared_trainer(folder, kind, steps=9, save_every=3, ema=EmaConfig(decay=0.9), **changes)
@@ -126,6 +197,27 @@ def first_parts(folder: Path) -> Results:
         with suppress(DataError):
             in_parts(folder / kind / "run", kind, loader=SharedStream(ends_at=6)).fit()
     return {}
+
+
+def hybrid_runs(folder: Path) -> dict[str, Results]:
+    """The ends of two runs with copies of shards: one that is not stopped, and one that resumes."""
+    settings: dict[str, Any] = {"fsdp": HYBRID["2 x kept"], "micro_batch": 1}
+    whole = in_parts(folder / "whole", "fsdp", **settings)
+    whole.fit()
+    with suppress(DataError):
+        in_parts(folder / "run", "fsdp", loader=SharedStream(ends_at=6), **settings).fit()
+    rest = in_parts(folder / "run", "fsdp", **settings)
+    rest.fit()
+    return {"whole": everything(whole, "end"), "resumed": everything(rest, "end")}
+
+
+def refused_copies() -> str:
+    """The error about a number of copies that does not divide the ranks."""
+    try:
+        step("fsdp", "both", None, "", FsdpConfig(replicas=3))
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def resumed(runs: Mapping[str, Path]) -> Results:

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 import coca
 import coca.core.errors
+from coca.core.installation import pip_install
 from server_process import serving
 
 COLORS = ("red", "green", "blue", "yellow")
@@ -99,7 +100,7 @@ def test_captions_and_classes_of_files(photos: Path) -> None:
 
 
 def test_what_needs_torch_fails_in_one_sentence(tmp_path: Path) -> None:
-    remedy = "torch is not installed: pip install 'coca-captioners[torch]'"
+    remedy = f"torch is not installed: {pip_install('torch')}"
     assert remedy in " ".join(run_coca("pretrain", "recipe:emoji", code=1).split())
     (tmp_path / "config.json").touch()
     with pytest.raises(coca.core.errors.MissingExtraError, match=re.escape(remedy)):

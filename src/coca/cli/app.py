@@ -142,7 +142,7 @@ SPIN_COUNT = 10_000
 """Turns, about half a millisecond, that an idle thread of torch waits on its core for the next
 operation. The default of libgomp, 300,000, is longer than a time slice: with other work on the
 machine a waiting thread then takes the core that the working one needs, and small models become up
-to seven times as slow (docs/lab-notes.md). libgomp reads it when torch is imported."""
+to seven times as slow (benchmarks/lab-notes.md). libgomp reads it when torch is imported."""
 
 
 def main() -> None:

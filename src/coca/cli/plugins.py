@@ -36,4 +36,4 @@ def _names(plugin: Plugin) -> str:
 
 def _state(plugin: Plugin) -> str:
     missing = plugin.missing()
-    return f"missing: pip install '{plugin.install or missing[0]}'" if missing else "installed"
+    return f"missing: {plugin.remedy()}" if missing else "installed"

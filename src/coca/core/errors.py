@@ -16,6 +16,8 @@ A message is one sentence: the setting or file, the value given, and the allowed
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from coca.core.installation import pip_install
+
 
 class CocaError(Exception):
     """Base class of errors that the user can fix; printed without a traceback."""
@@ -73,7 +75,7 @@ class MissingExtraError(CocaError):
     """An optional dependency is not installed; the message has the pip command."""
 
     def __init__(self, module: str, extra: str) -> None:
-        super().__init__(f"{module} is not installed: pip install 'coca-captioners[{extra}]'")
+        super().__init__(f"{module} is not installed: {pip_install(extra)}")
         self.module = module
         self.extra = extra
 

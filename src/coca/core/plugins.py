@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from coca.core.errors import ConfigError
+from coca.core.installation import NAME, pip_install
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class Plugin:
     needs: tuple[str, ...] = ()
     """Modules that must be installed."""
     install: str = ""
-    """What pip installs to get them, such as `coca-captioners[detection]`."""
+    """What pip installs to get them, such as `coca-captioners[detection]`; default: the first."""
 
     commands: Mapping[str, str] = field(default_factory=dict)
     """Commands of `coca`: a function as Typer takes it, or a `typer.Typer`."""
@@ -79,6 +80,13 @@ class Plugin:
     def missing(self) -> tuple[str, ...]:
         """List the modules of `needs` that are not installed."""
         return tuple(name for name in self.needs if not _is_installed(name))
+
+    def remedy(self) -> str:
+        """Format the pip command that installs what is missing."""
+        extras = self.install.removeprefix(f"{NAME}[").removesuffix("]")
+        if self.install == f"{NAME}[{extras}]":
+            return pip_install(extras)
+        return f"pip install '{self.install or self.missing()[0]}'"
 
     def names(self, point: str) -> Mapping[str, str]:
         """Return what the plug-in adds to one extension point."""
@@ -152,9 +160,7 @@ def imported(point: str, name: str, kind: type | None) -> Any:
             f"plug-ins {title} and {others[0][0]} both add {name!r} to {point}: uninstall one"
         )
     if missing := plugin.missing():
-        raise ConfigError(
-            f"{name} needs {', '.join(missing)}: pip install '{plugin.install or missing[0]}'"
-        )
+        raise ConfigError(f"{name} needs {', '.join(missing)}: {plugin.remedy()}")
     module, _, attribute = plugin.names(point)[name].partition(":")
     try:
         added = getattr(importlib.import_module(module), attribute)

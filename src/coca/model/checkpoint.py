@@ -16,10 +16,10 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from safetensors import SafetensorError
 from torch import Tensor
@@ -110,15 +110,34 @@ def has_checkpoint(run_dir: str | Path) -> bool:
     return bool(checkpoint_folders(run_dir))
 
 
-def load_newest(run_dir: str | Path, *, groups: Sequence[str] = ()) -> Checkpoint | None:
+Verify: TypeAlias = Callable[[Path, Mapping[str, Any]], str | None]
+"""Describes the damage to a folder's files, given their fingerprints; None if there is none."""
+
+
+def find_damage(folder: Path, files: Mapping[str, Any]) -> str | None:
+    """Compare files with the fingerprints of the commit file; describe the first that differs."""
+    for name, wanted in files.items():
+        try:
+            whole = _fingerprint(folder / name) == wanted
+        except (OSError, StorageError) as error:
+            return str(error)
+        if not whole:
+            return f"{folder / name} is not as it was written"
+    return None
+
+
+def load_newest(
+    run_dir: str | Path, *, groups: Sequence[str] = (), verify: Verify = find_damage
+) -> Checkpoint | None:
     """Find the newest complete checkpoint; None if the run has no checkpoints.
 
-    Damaged checkpoints are logged and skipped.
+    Damaged checkpoints are logged and skipped. With `groups`, the tensors of other groups are not
+    read. `verify` may share the reading with other processes.
     """
     damaged = []
     for folder in checkpoint_folders(run_dir):
         try:
-            return _load(folder, groups)
+            return _load(folder, groups, verify)
         except _DamagedError as error:
             damaged.append(str(error))
             logger.warning("checkpoint passed over: %s", error)
@@ -154,8 +173,9 @@ class _DamagedError(Exception):
     """A checkpoint file differs from what was written."""
 
 
-def _load(folder: Path, groups: Sequence[str] = ()) -> Checkpoint:
-    _check(folder, groups)
+def _load(folder: Path, groups: Sequence[str] = (), verify: Verify = find_damage) -> Checkpoint:
+    if damage := verify(folder, _committed(folder, groups)):
+        raise _DamagedError(damage)
     try:
         content = json.loads((folder / STATE_FILE).read_bytes())
     except OSError as error:
@@ -170,11 +190,8 @@ def _load(folder: Path, groups: Sequence[str] = ()) -> Checkpoint:
     return Checkpoint(folder, content["step"], content["state"])
 
 
-def _check(folder: Path, groups: Sequence[str]) -> None:
-    """Verify every file against the commit file, and the commit file by its own hash.
-
-    With `groups`, the tensors of other groups are not read.
-    """
+def _committed(folder: Path, groups: Sequence[str]) -> dict[str, Any]:
+    """Read the fingerprints in the commit file, and verify that file by its own hash."""
     path = folder / COMMIT_FILE
     try:
         written = path.read_bytes()
@@ -183,15 +200,11 @@ def _check(folder: Path, groups: Sequence[str]) -> None:
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
         raise _DamagedError(f"{path} is missing or damaged") from None
-    for name, wanted in files.items():
-        if groups and name != STATE_FILE and _group_of(name) not in groups:
-            continue
-        try:
-            whole = _fingerprint(folder / name) == wanted
-        except (OSError, StorageError) as error:
-            raise _DamagedError(str(error)) from None
-        if not whole:
-            raise _DamagedError(f"{folder / name} is not as it was written")
+    return {
+        name: wanted
+        for name, wanted in files.items()
+        if not groups or name == STATE_FILE or _group_of(name) in groups
+    }
 
 
 def _group_of(name: str) -> str:

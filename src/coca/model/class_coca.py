@@ -21,7 +21,7 @@ BRANCH_SCALE = 0.5
 """Initial length of the class branch, where the other part of an embedding has length 1."""
 
 BRANCH_POWER = 0.75
-"""Power of the probabilities in the class branch; chosen by scores, see docs/lab-notes.md."""
+"""Power of the probabilities in the class branch; chosen by scores, see benchmarks/lab-notes.md."""
 
 NAME_TOKENS = 8
 """Text tokens of a class name that class tokens keep."""

@@ -257,8 +257,6 @@ class CoCa(nn.Module):
 
         See `init_linears_` and `scale_residuals_`; the rest is initialized here.
         """
-        if self.log_scale.is_meta:
-            return
         init_linears_(self)
         text = self.config.text
         text_layers = text.unimodal_layers + text.multimodal_layers

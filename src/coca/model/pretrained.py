@@ -250,18 +250,23 @@ def count_parameters(config: ModelConfig) -> dict[str, int]:
 
 
 class _SkipInit(TorchFunctionMode):
-    """Skips random initialization of meta tensors.
+    """Skips the initialization of meta tensors.
 
     On the meta device, torch's random functions import its compiler, which takes as long as the
-    import of torch.
+    import of torch, and its arithmetic imports sympy.
     """
+
+    _DRAWS = frozenset(("normal_", "uniform_"))
+    _ARITHMETIC = frozenset(("div_", "mul_"))
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         given = kwargs or {}
-        is_draw = getattr(func, "__name__", "") in ("normal_", "uniform_")
-        if is_draw or getattr(func, "__module__", "") == "torch.nn.init":
+        name = getattr(func, "__name__", "")
+        # Masks of a tower are no meta tensors.
+        is_skipped = name in self._DRAWS or (name in self._ARITHMETIC and args[0].is_meta)
+        if is_skipped or getattr(func, "__module__", "") == "torch.nn.init":
             return args[0] if args else given["tensor"]
         return func(*args, **given)
 

@@ -34,7 +34,7 @@ CLASS_WORDS_FILE = "class_words.json"
 SURE, RULED_OUT = 0.5, 0.02
 """Probabilities of a noun, 0 to 1."""
 BONUS, PENALTY = 4.0, 3.0
-"""Nats; chosen by the captions of 300 photos, see docs/lab-notes.md."""
+"""Nats; chosen by the captions of 300 photos, see benchmarks/lab-notes.md."""
 TYPICAL_LENGTH = 10.0
 """Tokens of a caption."""
 _MAX_TOKENS = 8

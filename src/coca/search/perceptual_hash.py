@@ -2,7 +2,7 @@
 
 A copy of another size, compression or without colour has nearly the same hash; a photo of the same
 scene a second later has not. 64 or 256 signs of the cosine transform do not tell these apart
-(docs/lab-notes.md).
+(benchmarks/lab-notes.md).
 
 Dimensions: N images, B 256 bytes of a hash.
 """

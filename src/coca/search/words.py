@@ -293,32 +293,40 @@ class Words:
 
     length: int
     """Weighted number of its terms, in halves of a term."""
-    terms: Mapping[str, Sequence[int]]
-    """Number of a field times 256, plus the occurrences in it, by term."""
+    terms: Sequence[str]
+    """Terms, once for each field that has them."""
+    codes: Sequence[int]
+    """Number of the field times 256, plus the occurrences in it, of each of `terms`."""
 
 
-NO_WORDS = Words(0, {})
+NO_WORDS = Words(0, (), ())
 
 
 def analyzed(texts: Mapping[str, str]) -> Words:
     """Return the words of the texts of a record, see `texts_of`."""
-    weighted, terms = 0.0, dict[str, list[int]]()
+    # Two lists, and not one for each term: the garbage collector visits each.
+    weighted, terms, codes = 0.0, list[str](), list[int]()
     for field, found in field_terms(texts).items():
         weighted += FIELD_WEIGHTS.get(field, 0) * len(found)
-        number = FIELDS.index(field) << 8
-        for term, count in Counter(found).items():
-            terms.setdefault(term, []).append(number | min(count, MOST_OCCURRENCES))
-    return Words(min(round(2 * weighted), MOST_LENGTH), terms)
+        number, counts = FIELDS.index(field) << 8, Counter(found)
+        terms += counts
+        codes += [number | min(count, MOST_OCCURRENCES) for count in counts.values()]
+    return Words(min(round(2 * weighted), MOST_LENGTH), terms, codes)
 
 
 def words_to(words: Words) -> bytes:
     """Return words as JSON."""
-    return json.dumps([words.length, words.terms], ensure_ascii=False).encode()
+    by_term = dict[str, list[int]]()
+    for term, code in zip(words.terms, words.codes, strict=True):
+        by_term.setdefault(term, []).append(code)
+    return json.dumps([words.length, by_term], ensure_ascii=False).encode()
 
 
 def words_from(stored: bytes) -> Words:
     """Read what `words_to` returned."""
-    return Words(*json.loads(stored))
+    length, by_term = json.loads(stored)
+    terms = [term for term, codes in by_term.items() for _ in codes]
+    return Words(length, terms, [code for codes in by_term.values() for code in codes])
 
 
 def repeated_terms(record: Record) -> list[str]:

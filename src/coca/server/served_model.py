@@ -17,7 +17,7 @@ from coca.core.cancellation import check_cancelled
 from coca.core.errors import DataError
 from coca.predict.image_reading import ImageReading
 from coca.predict.inputs import Caption, Prediction, predictions
-from coca.predict.predictor import Predictor as BasePredictor
+from coca.predict.predictor import Predictor
 from coca.predict.prompts import class_means, sentences_of
 from coca.server.errors import ServiceError
 from coca.server.images.data_uris import DecodedImage
@@ -139,9 +139,7 @@ class ServedModel:
     all cores. A call has at most one batch, and calls take turns: no request holds the model.
     """
 
-    def __init__(
-        self, predictor: BasePredictor, decoder: Decoder, settings: ServerSettings
-    ) -> None:
+    def __init__(self, predictor: Predictor, decoder: Decoder, settings: ServerSettings) -> None:
         """Wrap a loaded model and start the threads that call it."""
         self.predictor, self._text_embedder = predictor, text_embedder(predictor)
         self.fingerprint, self.embed_dim = predictor.fingerprint, predictor.embed_dim
@@ -165,7 +163,7 @@ class ServedModel:
         return self._stacked(self.texts.map(texts))
 
     def leading_ids(self, text: str, count: int) -> list[int]:
-        """Return the first token ids of a text; see `BasePredictor.leading_ids`."""
+        """Return the first token ids of a text; see `Predictor.leading_ids`."""
         return self.predictor.leading_ids(text, count)
 
     def embed_images(self, images: Sequence[Any]) -> Float32[np.ndarray, "N E"]:
@@ -209,7 +207,7 @@ class ServedModel:
     def read_image(
         self, image: Any, words: Sequence[str], *, captioned: bool = False
     ) -> ImageReading:
-        """Score words and generate a caption; see `BasePredictor.read_image`."""
+        """Score words and generate a caption; see `Predictor.read_image`."""
         (square,) = self._squares([image])
         with self._lock:
             return self.predictor.read_image(square, words, captioned=captioned)

@@ -16,7 +16,7 @@ from coca.core.config.execution import DEFAULT, Execution
 from coca.core.errors import CocaError, ConfigError, DataError
 from coca.core.files.local_files import file_etag
 from coca.predict.loading import load
-from coca.predict.predictor import Predictor as BasePredictor
+from coca.predict.predictor import Predictor
 from coca.processing.text_reader import TextReader
 from coca.search.filters import where
 from coca.search.query.engine import SearchEngine
@@ -51,7 +51,7 @@ class Service:
     def __init__(
         self,
         collections: Sequence[Collection],
-        predictor: BasePredictor,
+        predictor: Predictor,
         settings: ServerSettings,
         *,
         decoder: Decoder | None = None,
@@ -205,7 +205,7 @@ def open_service(
     settings: ServerSettings,
     *,
     token: str = "",
-    model: BasePredictor | str | Path | None = None,
+    model: Predictor | str | Path | None = None,
     execution: Execution = DEFAULT,
     create: bool = False,
     keys: Mapping[str, KeyConfig] | None = None,
@@ -243,5 +243,5 @@ def open_service(
         yield service
 
 
-def _loaded(model: BasePredictor | str | Path, execution: Execution) -> BasePredictor:
+def _loaded(model: Predictor | str | Path, execution: Execution) -> Predictor:
     return load(model, **vars(execution)) if isinstance(model, str | Path) else model

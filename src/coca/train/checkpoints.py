@@ -1,8 +1,8 @@
 """Checkpoints of a run: its state as tensors and JSON values, when to save, and what may resume.
 
 Optimizer state is keyed by parameter name and not by order, so that a checkpoint does not depend on
-parameter groups. If a model is sharded (DTensor), each rank saves its shards, and restores them
-from full tensors.
+parameter groups. If a model is sharded (DTensor), each rank saves its shards, and reads only them
+when a run resumes. Tensors that all ranks have are read by rank 0, which sends them to the others.
 """
 
 import logging
@@ -16,8 +16,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, distributed, nn
-from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
+from torch.distributed import tensor as dtensor
+from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.optim import Optimizer
 
 from coca.core.errors import CocaError, ConfigError, ModelError, StorageError
@@ -25,12 +27,23 @@ from coca.core.files.atomic import atomic_folder
 from coca.model.checkpoint import (
     Checkpoint,
     commit,
+    find_damage,
     fingerprints,
+    load_newest,
     remove_others,
     save_checkpoint,
     step_folder,
 )
-from coca.model.sharded_safetensors import Groups, copy_to_cpu, write_shards
+from coca.model.deferred_weights import DeferredWeights
+from coca.model.sharded_safetensors import (
+    Description,
+    Groups,
+    Part,
+    copy_to_cpu,
+    describe_group,
+    read_parts,
+    write_shards,
+)
 from coca.train.distributed.context import DistributedContext
 
 logger = logging.getLogger(__name__)
@@ -64,23 +77,93 @@ def gather_full_tensors(tensors: Mapping[str, Tensor], *, keep: bool = True) -> 
     return found
 
 
+class SavedGroup:
+    """A group of a checkpoint's tensors, which all ranks read together, each its own shards."""
+
+    def __init__(self, folder: Path, group: str, world: DistributedContext) -> None:
+        """Read the description of the group on rank 0."""
+        self._folder, self._group, self._world = folder, group, world
+        self.described: dict[str, Description] = world.broadcast_from_main(
+            lambda: self._read(lambda: describe_group(folder, group))
+        )
+        """Type and shape of each full tensor by name."""
+
+    def read_into(self, tensors: Mapping[str, Tensor]) -> None:
+        """Set tensors to what was saved under their names; all ranks must call it.
+
+        Raises:
+            ModelError: A tensor is missing or has another shape, or a file cannot be read.
+        """
+        for name, tensor in tensors.items():
+            saved = self.described[name].shape if name in self.described else None
+            if saved != tuple(tensor.shape):
+                there = "is missing" if saved is None else f"has shape {saved}"
+                raise ModelError(
+                    f"the checkpoint is of another model: {name} {there} there and has shape "
+                    f"{tuple(tensor.shape)} here"
+                )
+        shards = {name: tensor for name, tensor in tensors.items() if _is_sharded(tensor)}
+        whole = {name: _local(tensor) for name, tensor in tensors.items() if name not in shards}
+        read = {**shards, **whole} if self._world.is_main else shards
+        parts = {name: _own_part(tensor) for name, tensor in read.items()}
+        fault: ModelError | None = None
+        try:
+            self._read(
+                lambda: read_parts(
+                    self._folder, self._group, parts, start=self._world.rank / self._world.size
+                )
+            )
+        except ModelError as error:
+            fault = error
+        if fault := next((it for it in self._world.gather(fault) if it is not None), None):
+            raise fault
+        for _, tensor in sorted(whole.items()):
+            self._world.broadcast_tensor_(tensor)
+
+    def _read(self, function: Callable[[], T]) -> T:
+        try:
+            return function()
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{self._folder} cannot be read: {error}") from error
+
+
+def _is_sharded(tensor: Tensor) -> bool:
+    return isinstance(tensor, DTensor) and any(isinstance(it, Shard) for it in tensor.placements)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
+
+
+def _own_part(tensor: Tensor) -> Part:
+    """Locate this rank's part of a full tensor, which is all of it without shards."""
+    local = _local(tensor)
+    offsets = [0] * local.ndim
+    # A rank without any row of a small tensor has no chunk.
+    if isinstance(tensor, DTensor) and local.numel():
+        offsets = list(tensor.__create_chunk_list__()[0].offsets)
+    return Part(local, offsets)
+
+
 @torch.no_grad()
-def restore_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Restore every parameter and buffer from the result of `model_tensors`."""
+def init_weights_(model: nn.Module, initial: DeferredWeights) -> None:
+    """Initialize every parameter and buffer; each rank has one full tensor at a time."""
+    for name, tensor in model_tensors(model).items():
+        part = _own_part(tensor)
+        ends = (start + size for start, size in zip(part.offsets, part.tensor.shape, strict=True))
+        where = tuple(slice(*ends) for ends in zip(part.offsets, ends, strict=True))
+        part.tensor.copy_(initial.compute(name, tensor)[where])
+
+
+def restore_model(model: nn.Module, saved: SavedGroup) -> None:
+    """Restore every parameter and buffer that `model_tensors` returns."""
     own = model_tensors(model)
-    if different := sorted(own.keys() ^ tensors.keys()):
+    if different := sorted(own.keys() ^ saved.described.keys()):
         raise ModelError(
             f"the checkpoint is of another model: {len(different)} tensors exist in only one of "
             f"the two, such as {different[0]}"
         )
-    for name, tensor in own.items():
-        if tensor.shape != tensors[name].shape:
-            raise ModelError(
-                f"the checkpoint is of another model: {name} has shape "
-                f"{tuple(tensors[name].shape)} there and {tuple(tensor.shape)} here"
-            )
-    for name, tensor in own.items():
-        tensor.copy_(distribute_like(tensors[name], tensor))
+    saved.read_into(own)
 
 
 def optimizer_state(
@@ -103,12 +186,9 @@ def optimizer_state(
 
 
 def restore_optimizer(
-    model: nn.Module,
-    optimizer: Optimizer,
-    tensors: Mapping[str, Tensor],
-    values: Mapping[str, Any],
+    model: nn.Module, optimizer: Optimizer, saved: SavedGroup, values: Mapping[str, Any]
 ) -> None:
-    """Restore the optimizer from the result of `optimizer_state`."""
+    """Restore the optimizer from the tensors and values that `optimizer_state` returned."""
     packed = optimizer.state_dict()
     index = {
         parameter: number
@@ -116,30 +196,34 @@ def restore_optimizer(
         for parameter, number in zip(group["params"], numbers["params"], strict=True)
     }
     updated = {name: p for name, p in model.named_parameters() if p in index}
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in {**tensors, **values}.items():
-        kind, _, name = key.partition("/")
-        if name not in updated:
+    for key in (*saved.described, *values):
+        if (name := key.partition("/")[2]) not in updated:
             raise ModelError(
                 f"the checkpoint's optimizer updates {name}, which is frozen or absent here"
             )
-        parameter = updated[name]
-        if isinstance(value, Tensor):
-            value = distribute_like(value, parameter)
-        state.setdefault(index[parameter], {})[kind] = value
+    tensors = {
+        key: _empty_moment(description, updated[key.partition("/")[2]])
+        for key, description in saved.described.items()
+    }
+    saved.read_into(tensors)
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **values}.items():
+        kind, _, name = key.partition("/")
+        state.setdefault(index[updated[name]], {})[kind] = value
     optimizer.load_state_dict({"state": state, "param_groups": packed["param_groups"]})
 
 
-def distribute_like(whole: Tensor, parameter: Tensor) -> Tensor:
-    """Shard a full tensor like `parameter`, if that is a DTensor."""
-    if not isinstance(parameter, DTensor) or whole.ndim == 0:
-        return whole
+def _empty_moment(description: Description, parameter: Tensor) -> Tensor:
+    """Allocate an optimizer tensor, sharded like its parameter if that is a DTensor."""
+    dtype, shape = description
+    if not isinstance(parameter, DTensor) or not shape:
+        return torch.empty(shape, dtype=dtype)
     # A moment of another shape than its parameter, such as a row of means, is replicated.
     replicated = [Replicate() for _ in parameter.placements]
-    placements = parameter.placements if whole.shape == parameter.shape else replicated
-    on_device = whole.to(parameter.device)
-    # Every rank has the full tensor, so that nothing is sent.
-    return distribute_tensor(on_device, parameter.device_mesh, placements, src_data_rank=None)
+    placements = parameter.placements if shape == tuple(parameter.shape) else replicated
+    return dtensor.empty(
+        shape, dtype=dtype, device_mesh=parameter.device_mesh, placements=placements
+    )
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -192,6 +276,49 @@ def _hex(state: Tensor) -> str:
 
 def _bytes(text: str) -> Tensor:
     return torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8)
+
+
+# The newest complete checkpoint, verified by all ranks together.
+
+
+def load_newest_together(
+    run_dir: Path, world: DistributedContext, accept: Callable[[Checkpoint], None]
+) -> Checkpoint | None:
+    """Find the newest complete checkpoint, as `load_newest` does; each rank hashes some files.
+
+    `accept` may reject it on rank 0. Each rank gets the state of the run and its own state, such as
+    its random generators; a rank that the run did not have before gets those of rank 0.
+    """
+    others: list[Mapping[str, Any]] = []
+
+    def share(request: tuple[Path, Mapping[str, Any]] | None) -> list[str | None]:
+        """Verify this rank's part of what rank 0 asks for; empty if that is nothing."""
+        request = world.broadcast_from_main(lambda: request)
+        if request is None:
+            return []
+        folder, files = request
+        own = dict(sorted(files.items())[world.rank :: world.size])
+        return world.gather(find_damage(folder, own))
+
+    def load() -> Checkpoint | None:
+        try:
+            checkpoint = load_newest(
+                run_dir, verify=lambda *request: next(filter(None, share(request)), None)
+            )
+        finally:
+            share(None)
+        if checkpoint is not None:
+            accept(checkpoint)
+            others.extend(checkpoint.state.pop(OTHER_RANKS, []))
+        return checkpoint
+
+    while not world.is_main and share(None):
+        pass
+    checkpoint = world.broadcast_from_main(load)
+    if checkpoint is not None:
+        own = world.scatter_from_main([{}, *others, *[{}] * world.size])
+        checkpoint.state.update(own)
+    return checkpoint
 
 
 # Checks before resuming from a checkpoint: same model, same data, same kind of optimizer.

@@ -19,15 +19,17 @@ from coca.core.config.frozen_config import Config, to_dict
 from coca.core.errors import CocaError, ConfigError, DataError, StorageError
 from coca.core.progress import ProgressMaker, ProgressOption, as_maker, silent
 from coca.data.batch import Batch
-from coca.model.checkpoint import Checkpoint, load_newest, remove_unfinished
+from coca.model.checkpoint import remove_unfinished
+from coca.model.deferred_weights import DeferredWeights
 from coca.model.pretrained import architecture_of, resolve_precision
 from coca.train.backward import backward
 from coca.train.blocks import set_training_mode
 from coca.train.checkpoints import (
-    OTHER_RANKS,
     CheckpointManager,
-    distribute_like,
+    SavedGroup,
     gather_full_tensors,
+    init_weights_,
+    load_newest_together,
     model_tensors,
     optimizer_state,
     random_state,
@@ -38,7 +40,7 @@ from coca.train.checkpoints import (
     undisturbed,
 )
 from coca.train.distributed.context import DistributedContext, lost_ranks_reported
-from coca.train.distributed.parallel import Kind, ParallelModel
+from coca.train.distributed.parallel import FsdpConfig, Kind, ParallelModel
 from coca.train.losses import Losses
 from coca.train.nonfinite import cause_of, location_of, nonfinite_report
 from coca.train.objective import Objective
@@ -69,6 +71,8 @@ class TrainConfig(Config):
     parallel: Kind = "auto"
     """Distribution over several processes: `ddp` replicates the model; `fsdp` shards it, with
     gradients and optimizer state. `auto` is `ddp` for several processes."""
+    fsdp: FsdpConfig = Field(default_factory=FsdpConfig)
+    """Settings of `parallel: fsdp`."""
     compile: bool = False
     """Compile the blocks of all towers (`torch.compile`). Faster steps after some minutes of
     compilation at each start, if the compiler is not cached; it needs a C++ compiler. Losses differ
@@ -279,8 +283,12 @@ class Trainer(Generic[ModelT]):
         trackers: Sequence[Tracker] = (),
         evaluation: "Evaluation | None" = None,
         device: str | torch.device = "auto",
+        initial: DeferredWeights | None = None,
     ) -> None:
-        """Move the model to its device and create its optimizer; no files are read or written."""
+        """Move the model to its device and create its optimizer; no files are read or written.
+
+        A model on the meta device gets its `initial` weights when the run starts.
+        """
         self.device = training_device(device)
         self.model = model
         self.world = DistributedContext.current()
@@ -295,7 +303,9 @@ class Trainer(Generic[ModelT]):
             bf16=self.precision == "bf16",
             compiled=config.compile,
             recompute_every=config.recompute_every,
+            fsdp=config.fsdp,
         )
+        self._initial = initial
         self.objective = objective
         self.loader = loader
         self.config = config
@@ -358,32 +368,42 @@ class Trainer(Generic[ModelT]):
         return TrainResult(self.step, self._steps_left > 0, metrics, terminated, trained)
 
     def resume(self) -> None:
-        """Resume from the folder's newest checkpoint; `fit` calls this first.
+        """Resume from the folder's newest checkpoint, or initialize the weights; for `fit`.
 
         Only the first call has an effect: later, the state in memory is newer.
         """
         if self._resumed:
             return
-        checkpoint = self.world.broadcast_from_main(self._load_newest)
+        if self.world.is_main:
+            remove_unfinished(self.run_dir)
+        checkpoint = load_newest_together(
+            self.run_dir, self.world, lambda found: require_same_run(found, self._identity())
+        )
+        if checkpoint is None and self._initial is not None:
+            init_weights_(self.model, self._initial)
+            if self.ema is not None:
+                self.ema.reset()
         if checkpoint is not None:
             state = checkpoint.state
-            weights = checkpoint.group("model")
-            restore_model(self.model, weights)
-            restore_optimizer(
-                self.model, self.optimizer, checkpoint.group("optimizer"), state["optimizer"]
-            )
+            groups = {
+                name: SavedGroup(checkpoint.folder, name, self.world)
+                for name in ("model", "optimizer", "ema")
+            }
+            restore_model(self.model, groups["model"])
+            restore_optimizer(self.model, self.optimizer, groups["optimizer"], state["optimizer"])
             if self.ema is not None:
                 # What was not averaged so far starts from the weights.
-                averages, tensors = weights | checkpoint.group("ema"), self.ema.tensors()
-                self.ema.restore({n: distribute_like(averages[n], tensors[n]) for n in tensors})
+                averages, averaged = self.ema.tensors(), groups["ema"].described
+                for group, names in (
+                    ("ema", averages.keys() & averaged.keys()),
+                    ("model", averages.keys() - averaged.keys()),
+                ):
+                    groups[group].read_into({name: averages[name] for name in sorted(names)})
             self.step, self._samples_seen = checkpoint.step, state["samples_seen"]
             self._metrics.restore(state["figures"])
             self._logged = self._evaluated = checkpoint.step
             self._checkpoints.found(checkpoint.folder, checkpoint.step)
-            # A new rank takes the random state of rank 0.
-            others = state.get(OTHER_RANKS, [])
-            own = others[self.world.rank - 1] if 0 < self.world.rank <= len(others) else state
-            restore_random(own["random"], self.device)
+            restore_random(state["random"], self.device)
             if self.world.is_main:
                 logger.info("resuming from %s", checkpoint.folder)
         self._resumed = True
@@ -547,13 +567,6 @@ class Trainer(Generic[ModelT]):
             },
             own={"random": random_state(self.device)},
         )
-
-    def _load_newest(self) -> Checkpoint | None:
-        remove_unfinished(self.run_dir)
-        checkpoint = load_newest(self.run_dir)
-        if checkpoint is not None:
-            require_same_run(checkpoint, self._identity())
-        return checkpoint
 
     def _identity(self) -> dict[str, object]:
         return {

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from coca.core.installation import pip_install
 from coca.predict.torch_loading import load_coca
 from tiny_cli import Run, RunJson
 from tiny_video import video
@@ -74,4 +75,4 @@ def test_without_the_hub_package_the_command_that_brings_it_is_reported(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(cwd / "cache"))
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert "coca-captioners[hub]" in run("embed", "-t", "a", "-m", name, code=1).stderr
+    assert pip_install("hub") in run("embed", "-t", "a", "-m", name, code=1).stderr

@@ -2,10 +2,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+import options_page
 import pytest
 import typer.main
 
-import options_page
 from coca.cli.app import app
 from coca.cli.console import Console
 from coca.cli.options import defaults

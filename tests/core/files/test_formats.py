@@ -12,6 +12,7 @@ from PIL import Image
 from coca.core.errors import DataError
 from coca.core.files import formats
 from coca.core.files.formats import IMAGE_FORMATS, formats_of, has_heif, is_heif
+from coca.core.installation import pip_install
 from coca.processing.image import decode
 from coca.search.ingest.photo_metadata import read_header
 from coca.search.ingest.sources import find_files
@@ -52,11 +53,11 @@ def test_without_the_extra_heif_images_are_named(
     for name in ("a.heic", "b.HEIF", "c.png"):
         (tmp_path / name).write_bytes(head(b"heic", b"mif1"))
     assert list(find_files([tmp_path])) == [str(tmp_path / "c.png")]
-    assert "2 HEIF images are left out: pip install 'coca-captioners[heif]'" in caplog.text
+    assert f"2 HEIF images are left out; what reads them: {pip_install('heif')}" in caplog.text
     # One that is named is reported when it is read.
     assert list(find_files([tmp_path / "a.heic"])) == [str(tmp_path / "a.heic")]
     with pytest.raises(
-        DataError, match=r"a\.heic is a HEIF image.*coca-captioners\[heif\]"
+        DataError, match=r"a\.heic is a HEIF image.*pip install .*\[heif\]"
     ) as raised:
         decode(tmp_path / "a.heic")
     assert raised.value.reason == "missing_extra"

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from coca.model.layers.latent_attention import latent_attention, to_autocast_dtype
 from coca.model.layers.packing import Packing
@@ -132,3 +133,16 @@ def test_half_precision_weights_read_as_well(
         rows.detach().to(dtype), context.detach().to(dtype), packing=packing
     )
     assert F.cosine_similarity(exact, half.float()).min() > 0.999
+
+
+@pytest.mark.parametrize("length", [1, 4, 5, 30])
+def test_a_bucket_takes_the_cheaper_way_for_its_length(length: int) -> None:
+    packing = Packing.of(torch.tensor([length]))
+    inputs = (drawn(length, WIDTH, seed=0), drawn(1, SEEN, CONTEXT_WIDTH, seed=1))
+    maps = (drawn(WIDTH, CONTEXT_WIDTH, seed=2), drawn(WIDTH, CONTEXT_WIDTH, seed=3))
+    with FlopCounterMode(display=False) as counter:
+        latent_attention(*inputs, *maps, heads=HEADS, packing=packing)
+    latent = 2 * length * (WIDTH * CONTEXT_WIDTH + HEADS * SEEN * CONTEXT_WIDTH)
+    plain = 2 * SEEN * WIDTH * (CONTEXT_WIDTH + length)
+    # A product is a multiplication and an addition; those of fused attention are not counted.
+    assert counter.get_total_flops() <= 2 * min(latent, plain)

@@ -104,7 +104,7 @@ def test_a_missing_package_is_reported_with_the_command(
     package: str, uri: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=rf"coca-captioners{extra}"):
+    with pytest.raises(MissingExtraError, match=extra):
         Connection(uri)
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from coca.search.milvus import turns
+from coca.search.milvus.connection import Connection
 from coca.search.milvus.turns import last_write, take_turn
 
 CALLS_S = 0.1
 CLIENTS, WRITES = 6, 6
 
 
-class Properties:
+class Properties(Connection):
     """Properties of a collection, as clients of a server see them: read and written as a whole."""
 
     uri, timeout_s = "http://milvus", 60.0

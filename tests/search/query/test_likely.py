@@ -38,19 +38,20 @@ def engine(
 
 def test_the_line_depends_on_the_nearest_class(embedder: Any) -> None:
     embedder.class_vectors = np.eye(16, dtype=np.float32)
-    for greatest, line in ((1.0, 0.42), (0.5, 0.27), (0.1, 0.09)):
+    for greatest, name, sentence in ((1.0, 0.42, 0.42), (0.5, 0.27, 0.27), (0.1, 0.09, 0.15)):
         query = np.zeros(16)
         query[3] = greatest
-        assert line_of(embedder, query) == pytest.approx(line)
-    assert line_of(embedder, np.ones(8)) is None
+        assert line_of(embedder, query, "a red car") == pytest.approx(name)
+        assert line_of(embedder, query, "a red car in snow") == pytest.approx(sentence)
+    assert line_of(embedder, np.ones(8), "car") is None
     embedder.class_vectors = None
-    assert line_of(embedder, np.ones(16)) is None
-    assert line_of(object(), np.ones(16)) is None
+    assert line_of(embedder, np.ones(16), "car") is None
+    assert line_of(object(), np.ones(16), "car") is None
 
 
 def test_hits_are_likely_from_the_line_on(engine: SearchEngine) -> None:
     hits = engine.search("sea", limit=RECORDS)
-    line = line_of(engine.embedder, engine.query_vector([Term(text="sea")]))
+    line = line_of(engine.embedder, engine.query_vector([Term(text="sea")]), "sea")
     assert line is not None
     assert [hit.likely for hit in hits] == [hit.score >= line for hit in hits]
     assert 3 < sum(hit.likely is True for hit in hits) < RECORDS - 3

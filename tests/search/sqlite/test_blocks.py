@@ -121,6 +121,21 @@ def test_one_record_is_a_small_write(tmp_path: Path) -> None:
             assert (tmp_path / "a.db-wal").stat().st_size < 20 * 8_192
 
 
+@pytest.mark.parametrize("waiting", [0, 100])
+def test_a_batch_that_fills_a_block_is_written_once(tmp_path: Path, waiting: int) -> None:
+    path, rng = tmp_path / "a.db", np.random.default_rng(0)
+    records = [Record(id=f"{n}", path=f"{n}.jpg", vector=unit(rng, 256)) for n in range(1_000)]
+    with open_store(str(path), create=True) as store, closing(sqlite3.connect(path)) as file:
+        collection = store.create("c", embed_dim=256, fingerprint="f")
+        collection.upsert(records[:waiting])
+        assert file.execute("SELECT count(*) FROM c_recent").fetchone() == (waiting,)
+        collection.upsert(records[waiting:])
+        assert file.execute("SELECT count(*) FROM c_recent").fetchone() == (0,)
+        # Pages of rows that were written and deleted again are free.
+        (free,) = file.execute("PRAGMA freelist_count").fetchone()
+        assert free <= waiting * 0.05
+
+
 def test_other_terms_of_a_former_library_leave_no_postings_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

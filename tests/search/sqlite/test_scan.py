@@ -309,7 +309,7 @@ def test_blocks_without_records_are_skipped() -> None:
 def test_replaced_blocks_are_those_of_a_new_scan() -> None:
     rows, other = Rows(9_000, seed=10), Rows(14_000, seed=20)
     before = rows.scan()
-    after = before.replaced({number: other.block(number) for number in (1, 2, 3)})
+    after = before.replaced({number: other.block(number) for number in (1, 2, 3)}, 4)
     for name in ("flags", "contents", "albums", "image", "text"):
         first = getattr(rows, name)[:BLOCK_ROWS]
         setattr(other, name, np.concatenate([first, getattr(other, name)[BLOCK_ROWS:]]))

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from coca.core.config.fields import hint_of, text_of
 from coca.core.errors import MissingExtraError
+from coca.core.installation import pip_install
 from coca.search.mining.recommend import recommend
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term
@@ -191,7 +192,7 @@ def test_a_city_needs_an_extra(client: TestClient, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("coca.search.photo_filter.gazetteer", gazetteer)
     answer = client.post("/v1/search", json={"near": "Lisbon"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (501, "unsupported")
-    assert "coca-captioners[places]" in answer.json()["error"]["message"]
+    assert pip_install("places") in answer.json()["error"]["message"]
 
 
 def test_reranked_hits_have_a_likelihood(client: TestClient, service: Service) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import CocaError, ConfigError, DataError
+from coca.core.installation import pip_install
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.search.ingest.parquet import VectorsInfo, write_vectors
@@ -178,7 +179,7 @@ def test_videos_in_a_folder_are_left_out_aloud_where_nothing_reads_them(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert len(open_sources(resolve_uris([clip.parent]))) == 1
-    assert "1 videos are skipped: pip install 'coca-captioners[video]'" in caplog.text
+    assert f"1 videos are skipped; what reads them: {pip_install('video')}" in caplog.text
 
 
 def pack(folder: Path, count: int = 5, *, per_shard: int = 3) -> Path:

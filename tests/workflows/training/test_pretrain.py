@@ -52,6 +52,23 @@ def test_a_run_leaves_a_model_that_loads_from_its_folder_alone(
     assert {path.suffix for path in finished.model.iterdir()} == {".json", ".safetensors", ".txt"}
 
 
+@pytest.mark.parametrize(
+    ("setting", "fault"),
+    [
+        ("train.optimizer.name=adam", "unknown optimizer 'adam'; did you mean 'adamw'"),
+        (
+            "eval={tasks: [{task: zeroshot, data: {kind: folder, path: photos}}]}",
+            "unknown task 'zeroshot'; did you mean 'zero_shot'",
+        ),
+    ],
+)
+def test_unknown_names_are_refused_before_data_is_opened(
+    tmp_path: Path, setting: str, fault: str
+) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        recipe(tmp_path / "absent", tmp_path / "run", setting)
+
+
 @pytest.mark.slow
 def test_a_longer_run_learns_to_distinguish_the_colours(images: Path, tmp_path: Path) -> None:
     result = pretrain(

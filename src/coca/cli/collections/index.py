@@ -14,7 +14,7 @@ from coca.core.errors import ConfigError
 from coca.workflows.collections.index_settings import IndexSettings
 
 if TYPE_CHECKING:
-    from coca.predict.predictor import Predictor as BasePredictor
+    from coca.predict.predictor import Predictor
     from coca.search.records import CollectionInfo
     from coca.workflows.collections.index import IndexResult
 
@@ -71,7 +71,7 @@ def index(
     from coca.weights import FINGERPRINTS
     from coca.workflows.collections.index import index_images
 
-    def choose(info: "CollectionInfo | None") -> "Callable[[], BasePredictor]":
+    def choose(info: "CollectionInfo | None") -> "Callable[[], Predictor]":
         if info is not None and model is not None:
             # Another shipped model is refused without loading it.
             known = FINGERPRINTS.get(model, info.fingerprint)

@@ -12,7 +12,7 @@ from coca.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from coca.predict.inputs import Caption, Prediction
-    from coca.predict.predictor import Predictor as BasePredictor
+    from coca.predict.predictor import Predictor
 
 
 def answer(
@@ -80,7 +80,7 @@ def answer(
 
 
 def _choose(
-    console: Console, predictor: "BasePredictor", paths: list[str], question: str, *, together: int
+    console: Console, predictor: "Predictor", paths: list[str], question: str, *, together: int
 ) -> tuple[list[str], Sequence["list[Prediction] | images.Bad"]]:
     """Run the head on each image, or on each group of `together` images."""
     if together == 1:
@@ -105,7 +105,7 @@ def _choose(
 
 def _write(
     console: Console,
-    predictor: "BasePredictor",
+    predictor: "Predictor",
     paths: list[str],
     question: str,
     *,

@@ -13,7 +13,7 @@ from coca.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from coca.predict.inputs import Prediction
-    from coca.predict.predictor import Predictor as BasePredictor
+    from coca.predict.predictor import Predictor
 
 SHOWN_LABELS = 3
 
@@ -144,7 +144,7 @@ def classify(
 
 @contextmanager
 def _by_collection(
-    predictor: "BasePredictor", uri: str, collection: str, token: str
+    predictor: "Predictor", uri: str, collection: str, token: str
 ) -> Iterator[Callable[[Sequence[str]], Sequence[list["Prediction"]]]]:
     from coca.search.mining.zero_shot import read_classes
     from coca.workflows.collections.class_prompts import classify_by, open_classes

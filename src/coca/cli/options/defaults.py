@@ -17,7 +17,7 @@ from coca.core.errors import ConfigError, ModelError
 from coca.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from coca.predict.predictor import Predictor as BasePredictor
+    from coca.predict.predictor import Predictor
     from coca.search.records import CollectionInfo
 
 DEMO_PICTURES = Path("runs/demo/pictures.db")
@@ -106,7 +106,7 @@ def model_to_fill(given: str | None, there: "CollectionInfo | None") -> str:
 
 def load_model(
     given: str | None, execution: Execution, *, info: "CollectionInfo | None" = None
-) -> "BasePredictor":
+) -> "Predictor":
     """Load the model that the options select, with vectors as short as those of its collection."""
     keep_downloads_quiet(Console())
     from coca.predict.loading import load

@@ -15,7 +15,7 @@ from coca.core.config.frozen_config import Config
 from coca.search.search_options import PhotoFilter
 
 if TYPE_CHECKING:
-    from coca.predict.predictor import Predictor as BasePredictor
+    from coca.predict.predictor import Predictor
     from coca.search.query.engine import SearchEngine
     from coca.search.query.explanation import Explanation
     from coca.search.records import Hit
@@ -74,7 +74,7 @@ class CollectionOptions(Config):
 
         return open_collection(uri, name or self.collection, token=self.token)
 
-    def load_model(self, collection: "Collection", execution: Execution) -> "BasePredictor":
+    def load_model(self, collection: "Collection", execution: Execution) -> "Predictor":
         """Load the model of --model, or else the model that filled the collection."""
         from coca.workflows.collections.collection_model import model_of
 

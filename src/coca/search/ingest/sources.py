@@ -24,6 +24,7 @@ from coca.core.files.local_files import (
     read_file,
     walk_files,
 )
+from coca.core.installation import pip_install
 from coca.search.ingest.photo_metadata import MAX_XMP_BYTES, Annotation, read_xmp
 from coca.search.records import RAW_FILE, record_id, source_of
 
@@ -96,8 +97,8 @@ def find_files(
             del paired[path]
         if left_out:
             logger.warning(
-                "%s %s are left out: pip install 'coca-captioners[%s]' installs what reads them",
-                *(f"{len(left_out):,}", kind, extra),
+                "%s %s are left out; what reads them: %s",
+                *(f"{len(left_out):,}", kind, pip_install(extra)),
             )
     return dict(sorted(paired.items()))
 

@@ -95,7 +95,7 @@ class Corrections:
         """Return whether a word is a stop word, or it or its singular is one token of the model."""
         if is_stop_word(word):
             return True
-        # Other embedders need not have it; see `BasePredictor.leading_ids`.
+        # Other embedders need not have it; see `Predictor.leading_ids`.
         leading_ids = getattr(self._embedder, "leading_ids", None)
         if leading_ids is None:
             return False

@@ -301,7 +301,7 @@ class SearchEngine:
         if ranking is not None:
             words = corrections.with_labels(positive)
             typed = TypedQuery(query, words, spreads_of(self.embedder, query))
-        line = line_of(self.embedder, query) if by_texts else None
+        line = line_of(self.embedder, query, positive) if by_texts else None
         if options.likely and line is None:
             raise SearchError(
                 "likely needs a query of texts, and a model with class vectors such as the default "

@@ -141,7 +141,7 @@ def read_record(
 ) -> tuple[ImageReading, tuple[Prediction, ...], dict[str, str]]:
     """Read words, labels and, if it has none, a caption of a record; also what is missing."""
     reading, missing = ImageReading(), dict[str, str]()
-    # Other embedders need not have it; see `BasePredictor.read_image`.
+    # Other embedders need not have it; see `Predictor.read_image`.
     if not (read := getattr(embedder, "read_image", None)):
         return reading, (), dict.fromkeys(("labels", "words", "map"), "the model embeds only")
     words = list(dict.fromkeys(it for term in terms for it in content_words(term.text or "")))

@@ -1,9 +1,10 @@
 """Blocks of a collection in its file, and the rows written since: derived from the records.
 
 A write adds a small row to NAME_recent for each row of a record: flags, keys, the codes of its
-vectors and its words. Once a block has `FOLD_ROWS` such rows, the same transaction folds them into
-the block: `keys`, `image` and `text` in NAME_blocks, the words in NAME_words (`postings`). A reader
-joins both. A fold changes nothing that a reader sees, so that it reads only what it has not read.
+vectors and its words. Once a block would have `FOLD_ROWS` such rows, the same transaction folds
+them and its own into the block: `keys`, `image` and `text` in NAME_blocks, the words in NAME_words
+(`postings`). A reader joins both. A fold changes nothing that a reader sees, so that it reads only
+what it has not read.
 """
 
 import sqlite3
@@ -14,6 +15,7 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 
 from coca.search.records import Record
 from coca.search.sqlite import postings
@@ -44,8 +46,22 @@ class _Recent:
     keys: bytes
     image: bytes | None
     text: bytes | None
-    words: bytes | None
+    words: Words | None
     rules: int
+
+    def over(self, before: "_Recent | None") -> "_Recent":
+        """Return this row with the parts that it has as before."""
+        if before is None:
+            return self
+        return _Recent(
+            self.row,
+            self.seq,
+            self.keys,
+            before.image if self.image is None else self.image,
+            before.text if self.text is None else self.text,
+            before.words if self.words is None else self.words,
+            min(before.rules, self.rules),
+        )
 
 
 def create(connection: sqlite3.Connection, name: str) -> None:
@@ -78,40 +94,56 @@ def write(
     codes: dict[str, Sequence[bytes | None]] = dict.fromkeys(KINDS, [None] * len(records))
     if vectors:
         codes = {kind: _codes(records.values(), kind, embed_dim).to_rows() for kind in KINDS}
-    parts: list[Sequence[bytes | None]] = [
-        [_keys(record) for record in records.values()],
-        *codes.values(),
-        [words_to(words[row]) if row in words else None for row in records],
+    written = [
+        _Recent(row, seq, _keys(record), image, text, words.get(row), RULES)
+        for (row, record), image, text in zip(records.items(), *codes.values(), strict=True)
     ]
+    for block, some in groupby(
+        sorted(written, key=lambda one: one.row), lambda one: one.row // BLOCK_ROWS
+    ):
+        rows = list(some)
+        count_sql = f'SELECT count(*) FROM "{name}_recent" {_WITHIN}'
+        (count,) = connection.execute(count_sql, _range(block)).fetchone()
+        # Rows that would be read and deleted at once are not written: a fill would write all twice.
+        if count + len(rows) < FOLD_ROWS:
+            _add(connection, name, rows)
+        else:
+            _fold(connection, name, block, rows, embed_dim)
+
+
+def _add(connection: sqlite3.Connection, name: str, rows: Iterable[_Recent]) -> None:
+    """Add rows to those that wait."""
     connection.executemany(
         f'INSERT INTO "{name}_recent" ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) '
         "ON CONFLICT (row) DO UPDATE SET seq = excluded.seq, keys = excluded.keys, "
         "image = coalesce(excluded.image, image), text = coalesce(excluded.text, text), "
         "words = coalesce(excluded.words, words), rules = min(excluded.rules, rules)",
         (
-            (row, seq, *(None if part is None else sealed(part) for part in some), RULES)
-            for row, *some in zip(records, *parts, strict=True)
+            (one.row, one.seq, *(None if part is None else sealed(part) for part in parts), RULES)
+            for one in rows
+            for words in [None if one.words is None else words_to(one.words)]
+            for parts in [(one.keys, one.image, one.text, words)]
         ),
     )
-    for block in {row // BLOCK_ROWS for row in records}:
-        (count,) = connection.execute(
-            f'SELECT count(*) FROM "{name}_recent" WHERE row >= ? AND row < ?', _range(block)
-        ).fetchone()
-        if count >= FOLD_ROWS:
-            fold(connection, name, block, embed_dim)
 
 
-def fold(connection: sqlite3.Connection, name: str, block: int, embed_dim: int) -> None:
-    """Move the recent rows of a block into it; a block without any stays as it is."""
-    recent = _read_recent(connection, name, _WITHIN, _range(block))
-    if not recent:
-        return
+def _fold(
+    connection: sqlite3.Connection,
+    name: str,
+    block: int,
+    rows: Iterable[_Recent],
+    embed_dim: int,
+) -> None:
+    """Move the rows of a block that wait into it, and write others over them."""
+    waiting = {one.row: one for one in _read_recent(connection, name, _WITHIN, _range(block))}
+    waiting |= {one.row: one.over(waiting.get(one.row)) for one in rows}
+    recent = [waiting[row] for row in sorted(waiting)]
     before = _block(_parts(connection, name, block), embed_dim)
-    rows = {one.row: words_from(one.words) for one in recent if one.words is not None}
+    words = {one.row: one.words for one in recent if one.words is not None}
     known = {block * BLOCK_ROWS + offset for offset in np.flatnonzero(before.flags).tolist()}
     _write_parts(connection, name, block, _folded(before, recent), max(one.seq for one in recent))
     rules = min(one.rules for one in recent)
-    postings.write(connection, name, block, rows, stale=rows.keys() & known, rules=rules)
+    postings.write(connection, name, block, words, stale=words.keys() & known, rules=rules)
 
 
 def made(
@@ -143,7 +175,7 @@ def differences(
         recent = _read_recent(connection, name, _WITHIN, _range(number))
         stored = _block(_parts(connection, name, number), block.image.values.shape[1])
         stored = _folded(stored, recent) if recent else stored
-        newer = {one.row: words_from(one.words) for one in recent if one.words is not None}
+        newer = {one.row: one.words for one in recent if one.words is not None}
         blobs = postings.merged(postings.read_block(connection, name, number), newer, newer)
     except (DamageError, sqlite3.DatabaseError) as error:
         return [str(error)]
@@ -183,6 +215,15 @@ def replace(
     postings.write(connection, name, number, words)
 
 
+def cut(
+    connection: sqlite3.Connection, name: str, rows: int, before: int, *, seq: int, embed_dim: int
+) -> None:
+    """Empty the blocks from row `rows` up to row `before`, which have no records any longer."""
+    for number in range(rows // BLOCK_ROWS, -(-before // BLOCK_ROWS)):
+        # An empty block, and not none: a reader that has it in memory learns of it.
+        replace(connection, name, number, _block({}, embed_dim), {}, seq=seq)
+
+
 def former_blocks(connection: sqlite3.Connection, name: str) -> set[int]:
     """Return the blocks with words by former rules of `coca.search.words`."""
     found = connection.execute(
@@ -192,9 +233,18 @@ def former_blocks(connection: sqlite3.Connection, name: str) -> set[int]:
 
 
 def read(
-    connection: sqlite3.Connection, name: str, scan: Scan, words: RecentWords, *, since: int
+    connection: sqlite3.Connection,
+    name: str,
+    scan: Scan,
+    words: RecentWords,
+    *,
+    since: int,
+    rows: int,
 ) -> tuple[Scan, RecentWords]:
-    """Read what was written after `since` into a scan and the recent words of that state."""
+    """Read what was written after `since` into a scan and the recent words of that state.
+
+    Now the collection has `rows` rows, which may be less.
+    """
     newer = f'SELECT DISTINCT block FROM "{name}_blocks" WHERE seq > ?'
     parts = {
         number: _parts(connection, name, number)
@@ -212,13 +262,14 @@ def read(
         for number in parts:
             recent += _read_recent(connection, name, _WITHIN, _range(number))
     found = {number: _block(some, scan.embed_dim) for number, some in parts.items()}
-    for number, rows in groupby(recent, lambda one: one.row // BLOCK_ROWS):
+    for number, some in groupby(recent, lambda one: one.row // BLOCK_ROWS):
         old = found.get(number)
         if old is None and number < len(scan.blocks):
             old = scan.blocks[number]
-        found[number] = _folded(old or _block({}, scan.embed_dim), list(rows))
-    analyzed = {one.row: words_from(one.words) for one in recent if one.words is not None}
-    return scan.replaced(found) if found else scan, words.replaced(analyzed, parts)
+        found[number] = _folded(old or _block({}, scan.embed_dim), list(some))
+    newer_words = {one.row: one.words for one in recent if one.words is not None}
+    scan = scan.replaced(found, -(-rows // BLOCK_ROWS)) if found else scan
+    return scan, words.replaced(newer_words, parts)
 
 
 def _read_recent(
@@ -230,7 +281,8 @@ def _read_recent(
     recent = []
     for row, seq, keys, *parts, rules in found:
         data = (None if part is None else unsealed(part, "codes of a row") for part in parts)
-        image, text, words = data
+        image, text, json = data
+        words = None if json is None else words_from(json)
         recent.append(_Recent(row, seq, unsealed(keys, "keys of a row"), image, text, words, rules))
     return recent
 
@@ -265,7 +317,7 @@ def _block(parts: Mapping[str, bytes], embed_dim: int) -> Block:
     return _keyed(np.frombuffer(parts.get("keys", b""), _KEYS), codes)
 
 
-def _keyed(keys: np.ndarray[Any, Any], codes: Mapping[str, Codes]) -> Block:
+def _keyed(keys: Shaped[np.ndarray, " R"], codes: Mapping[str, Codes]) -> Block:
     flags, contents, albums = (np.ascontiguousarray(keys[field]) for field in _KEYS.names or ())
     return Block(
         flags=flags, contents=contents, albums=albums, image=codes["image"], text=codes["text"]

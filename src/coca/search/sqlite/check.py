@@ -16,12 +16,15 @@ from coca.core.progress import ProgressMaker, silent
 from coca.search.records import Record, check_records
 from coca.search.sqlite import blocks, tables
 from coca.search.sqlite.codes import BLOCK_ROWS
+from coca.search.sqlite.compaction import compact
 from coca.search.sqlite.database import FORMAT, DamageError, Database
 
 _SAMPLE = 4
 """Blocks of each collection that are compared unless all are."""
 _MOST_PAGES = 20
 """Findings of SQLite itself that are listed."""
+_MOVED = 1_000
+"""Records that move in a transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,8 @@ class _Check:
         self.compared += len(some)
         if self._full:
             self._length(name, state, length)
+        if self._repair:
+            self._compact(name)
 
     def finish(self, collection: str | None) -> None:
         """Give a file of the former format the new one, once all collections have it."""
@@ -234,6 +239,13 @@ class _Check:
             if self._repair:
                 sql = "UPDATE collections SET words = ? WHERE name = ?"
                 connection.execute(sql, (length, name))
+
+    def _compact(self, name: str) -> None:
+        """Move records to rows of deleted ones, see `compaction`."""
+        moves = True
+        while moves:
+            with self._transaction() as connection:
+                moves = compact(connection, name, self._state(connection, name), _MOVED)
 
     def _state(self, connection: sqlite3.Connection, name: str) -> tables.State:
         state = tables.state_of(connection, name)

@@ -29,6 +29,7 @@ from coca.search.records import (
 )
 from coca.search.search_options import MAX_RESULTS, Ranking, SearchOptions, Side, check_text
 from coca.search.sqlite import blocks, tables
+from coca.search.sqlite.compaction import compact, is_sparse
 from coca.search.sqlite.database import DamageError, Database
 from coca.search.sqlite.postings import NONE_RECENT, Postings, RecentWords
 from coca.search.sqlite.scan import Scan
@@ -90,11 +91,18 @@ class SqliteCollection:
         return written
 
     def delete(self, ids: Iterable[str]) -> int:
-        """Delete records, and return how many there were; missing ids are ignored."""
+        """Delete records, and return how many there were; missing ids are ignored.
+
+        Where many rows are free, records of the last rows move to them, at most two for each id.
+        """
         deleted = 0
         for batch in self._short(dict.fromkeys(ids)):
             with self._writing() as (connection, state):
-                deleted += self._write(connection, state, dict.fromkeys(batch), vectors=False)
+                count = self._write(connection, state, dict.fromkeys(batch), vectors=False)
+            deleted += count
+            if is_sparse(replace(state, records=state.records - count)):
+                with self._writing() as (connection, state):
+                    compact(connection, self._name, state, 2 * len(batch))
         return deleted
 
     def update(self, ids: Iterable[str], change: Change) -> dict[str, Record]:
@@ -344,7 +352,9 @@ class SqliteCollection:
         scan, recent, since = self._scan, self._recent, self._version
         if since < state.full_before:
             scan, recent, since = Scan((), state.embed_dim), RecentWords(), -1
-        scan, recent = blocks.read(connection, self._name, scan, recent, since=since)
+        scan, recent = blocks.read(
+            connection, self._name, scan, recent, since=since, rows=state.rows
+        )
         if (known := scan.records) != state.records:
             raise DamageError(f"{state.records} records, and derived data of {known}")
         self._scan, self._recent, self._version = scan, recent, state.seq
@@ -360,7 +370,8 @@ class SqliteCollection:
         condition, values = to_sql(parse(filter))
         keep = np.zeros(size, bool)
         if version >= state.full_before:
-            keep[: len(before)] = before
+            # A collection may have become shorter.
+            keep[: len(before)] = before[:size]
             newer = f'SELECT row FROM "{self._name}" WHERE seq > ?'
             changed = [row for (row,) in connection.execute(newer, (version,))]
             keep[changed] = False
@@ -392,7 +403,7 @@ class SqliteCollection:
         name, seq = self._name, state.seq + 1
         before = tables.read_records(connection, name, records, vectors=False)
         new = [id for id, record in records.items() if record and id not in before]
-        free = tables.free_rows(connection, name, len(new))
+        free = tables.free_rows(connection, name, len(new), before=state.rows)
         end = state.rows + len(new) - len(free)
         row_of = {id: row for id, (row, _) in before.items()}
         row_of |= zip(new, (*free, *range(state.rows, end)), strict=True)

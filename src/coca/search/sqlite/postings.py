@@ -83,10 +83,9 @@ class RecentWords:
 
         new = array("i")
         for row, one in words.items():
-            for term, codes in one.terms.items():
+            for term, code in zip(one.terms, one.codes, strict=True):
                 number = self.numbers.setdefault(term, len(self.numbers))
-                for code in codes:
-                    new.extend((number, row, code, one.length))
+                new.extend((number, row, code, one.length))
         before = self.postings[:, keeps(self.postings[1].astype(np.int64))]
         added = np.frombuffer(new, np.int32).reshape(-1, 4).T if new else before[:, :0]
         rows = np.union1d(self.rows[keeps(self.rows)], void)
@@ -175,10 +174,9 @@ def merged(
     """Return the postings of a block with other words of rows; empty where no row has a term."""
     added: dict[str, array[int]] = defaultdict(lambda: array("H"))
     for row in sorted(rows):
-        words = rows[row]
-        for term, codes in words.terms.items():
-            for code in codes:
-                added[term].extend((row % BLOCK_ROWS, code, words.length))
+        words, offset = rows[row], row % BLOCK_ROWS
+        for term, code in zip(words.terms, words.codes, strict=True):
+            added[term].extend((offset, code, words.length))
     gone = np.zeros(BLOCK_ROWS, bool)
     gone[[row % BLOCK_ROWS for row in stale]] = True
     return {

@@ -75,10 +75,9 @@ class Scan:
         }
         """Codes of the blocks."""
 
-    def replaced(self, blocks: Mapping[int, Block]) -> "Scan":
-        """Return a set with other blocks at these numbers, old or new; the others are shared."""
-        count = max([len(self.blocks), *(number + 1 for number in blocks)])
-        before = [*self.blocks, *[None] * (count - len(self.blocks))]
+    def replaced(self, blocks: Mapping[int, Block], count: int) -> "Scan":
+        """Return `count` blocks, these at their numbers, old or new; the others are shared."""
+        before = [*self.blocks, *[None] * (count - len(self.blocks))][:count]
         return Scan(
             [blocks.get(number, block) for number, block in enumerate(before)], self.embed_dim
         )

@@ -255,18 +255,39 @@ def delete_rows(
         connection.execute(
             f'DELETE FROM "{name}{suffix}" WHERE row {_AMONG}', (json.dumps([*rows.values()]),)
         )
+    note_deleted(connection, name, rows, seq=seq)
+
+
+def note_deleted(
+    connection: sqlite3.Connection, name: str, rows: Mapping[str, int], *, seq: int
+) -> None:
+    """Note rows by the ids that were in them for other records."""
     connection.executemany(
         f'INSERT INTO "{name}_deleted" (id, row, seq) VALUES (?, ?, ?)',
         ((id, row, seq) for id, row in rows.items()),
     )
 
 
-def free_rows(connection: sqlite3.Connection, name: str, count: int) -> list[int]:
-    """Take at most `count` rows of deleted records."""
-    sql = f'SELECT row FROM "{name}_deleted" WHERE row >= 0 LIMIT ?'
-    free = connection.execute(sql, (count,)).fetchall()
+def free_rows(connection: sqlite3.Connection, name: str, count: int, *, before: int) -> list[int]:
+    """Take the first rows of deleted records, at most `count` and all before a row."""
+    sql = f'SELECT row FROM "{name}_deleted" WHERE row >= 0 AND row < ? ORDER BY row LIMIT ?'
+    free = connection.execute(sql, (before, count)).fetchall()
     connection.executemany(f'UPDATE "{name}_deleted" SET row = NULL WHERE row = ?', free)
     return [row for (row,) in free]
+
+
+def move_rows(
+    connection: sqlite3.Connection, name: str, rows: Mapping[int, int], *, seq: int
+) -> None:
+    """Move records from rows to free ones."""
+    connection.executemany(
+        f'UPDATE "{name}" SET row = ?, seq = ? WHERE row = ?',
+        ((new, seq, old) for old, new in rows.items()),
+    )
+    connection.executemany(
+        f'UPDATE "{name}_vectors" SET row = ? WHERE row = ?',
+        ((new, old) for old, new in rows.items()),
+    )
 
 
 def read_records(

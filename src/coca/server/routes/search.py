@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from coca.core.errors import ArgumentError
-from coca.predict.predictor import Predictor as BasePredictor
+from coca.predict.predictor import Predictor
 from coca.search.filter_language import columns_in, parse
 from coca.search.filters import all_of, any_of, has_all_tags, has_any_tag, where
 from coca.search.mining.recommend import others_than, vector_on
@@ -58,7 +58,7 @@ Capability: TypeAlias = Literal["caption", "answer"]
 """Operation that not every model has."""
 
 
-def capabilities_of(predictor: BasePredictor) -> list[Capability]:
+def capabilities_of(predictor: Predictor) -> list[Capability]:
     """List what a model does besides search."""
     known: dict[Capability, bool] = {
         "caption": predictor.has_decoder,

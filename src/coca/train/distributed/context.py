@@ -11,7 +11,7 @@ from functools import cache
 from typing import TypeVar
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from coca.core.errors import CocaError, ConfigError
@@ -96,6 +96,24 @@ class DistributedContext:
         if refusal is not None:
             raise refusal
         return value  # type: ignore[return-value]
+
+    def scatter_from_main(self, values: Sequence[T]) -> T:
+        """Return to each rank its own of the values of rank 0, which has at least one per rank."""
+        if self.size == 1:
+            return values[0]
+        own: list[T | None] = [None]
+        sent = list(values[: self.size]) if self.is_main else None
+        distributed.scatter_object_list(own, sent, src=0)
+        return own[0]  # type: ignore[return-value]
+
+    def broadcast_tensor_(self, tensor: Tensor) -> None:
+        """Set a tensor of all ranks to the value of rank 0, through the CPU."""
+        if self.size > 1 and tensor.numel():
+            content = tensor.cpu().contiguous()
+            # As bytes: gloo does not know every type.
+            distributed.broadcast(content.reshape(-1).view(torch.uint8), src=0)
+            if not self.is_main:
+                tensor.copy_(content)
 
     def barrier(self) -> None:
         """Wait until every rank is here."""

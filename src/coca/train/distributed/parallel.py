@@ -1,4 +1,4 @@
-"""Data parallelism for any model: replicated (DDP) or sharded (FSDP2).
+"""Data parallelism for any model: replicated (DDP), sharded (FSDP2), or both (HSDP).
 
 The model code is written for one process. All uses of its parameters run in one forward pass of a
 wrapper, `ParallelModel.run`. During it, DDP tracks the parameters, and FSDP2 has gathered them.
@@ -8,9 +8,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
@@ -23,6 +25,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
+from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError
 from coca.model.layers.transformer import Block, CrossBlock
 from coca.model.openclip.openclip import OpenCLIPDecoderLayer
@@ -37,6 +40,17 @@ gathered on its own; smaller ones are gathered with what is around them."""
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 T = TypeVar("T")
+
+
+class FsdpConfig(Config):
+    """Settings of `parallel: fsdp`."""
+
+    replicas: PositiveInt = 1
+    """Number of copies of the model, each sharded over (ranks / replicas) consecutive ranks (HSDP).
+    With one copy per node, weights are gathered inside nodes, and only gradients cross them."""
+    reshard_after_forward: bool = True
+    """Free the gathered weights of a block after its forward pass, and gather them again for the
+    backward pass. false: gather them once per step, and keep them until its last micro-batch."""
 
 
 class ParallelModel(Generic[ModelT]):
@@ -54,8 +68,12 @@ class ParallelModel(Generic[ModelT]):
         bf16: bool = False,
         compiled: bool = False,
         recompute_every: int | None = None,
+        fsdp: FsdpConfig | None = None,
     ) -> None:
-        """Move the model to its device and wrap it; create the optimizer afterwards."""
+        """Move the model to its device and wrap it; create the optimizer afterwards.
+
+        A model on the meta device gets memory, but no values.
+        """
         self.model = model
         self.device = device
         self.world = DistributedContext.current()
@@ -64,12 +82,19 @@ class ParallelModel(Generic[ModelT]):
         prepare_blocks_(model, compiled=compiled, recompute_every=recompute_every)
         self._module: nn.Module = _FunctionRunner(model)
         self._unsharded: list[nn.Parameter] = []
+        self._fsdp = fsdp or FsdpConfig()
         if kind == "fsdp":
-            mesh = init_device_mesh(device.type, (self.world.size,))
+            self._mesh = _mesh(device, self.world, self._fsdp)
             # On the CPU, autocast does not cover norms, and they reject bf16 weights with fp32
             # inputs.
-            self._unsharded = _shard(self._module, mesh, bf16=bf16 and device.type != "cpu")
+            bf16 = bf16 and device.type != "cpu"
+            reshard = self._fsdp.reshard_after_forward
+            _shard(self._module, self._mesh, bf16=bf16, reshard_after_forward=reshard)
+        if any(parameter.is_meta for parameter in model.parameters()):
+            model.to_empty(device=device)
         model.to(device)
+        if kind == "fsdp":
+            self._unsharded = _scalars(model)
         if kind == "ddp":
             # Parameters without gradient are allowed. Also, without this setting DDP rebuilds its
             # buckets after the first step. Sums would have another order after each restart, and
@@ -103,11 +128,15 @@ class ParallelModel(Generic[ModelT]):
     def sync(self, last: bool) -> Iterator[None]:
         """Accumulate gradients within the context, and reduce them over ranks if `last`.
 
-        Gradients equal those of all ranks only after the `last` pass of a step. FSDP2 reduces them
-        after each pass: unsharded gradients would take the memory that it saves.
+        Gradients equal those of all ranks only after the `last` pass of a step. Until then, FSDP2
+        keeps them unsharded in fp32: 4 bytes per parameter, in place of a collective per pass.
         """
         module = self._module
         alone = isinstance(module, DistributedDataParallel) and not last
+        if isinstance(module, FSDPModule):
+            module.set_requires_gradient_sync(last)
+            if not self._fsdp.reshard_after_forward:
+                module.set_reshard_after_backward(last)
         with cast(DistributedDataParallel, module).no_sync() if alone else nullcontext():
             yield
         for parameter in self._unsharded if last else ():
@@ -129,7 +158,8 @@ class ParallelModel(Generic[ModelT]):
         if not shards:
             return norm
         squares = nn.utils.get_total_norm(shards).square()
-        distributed.all_reduce(squares)
+        # Not over the copies of a shard.
+        distributed.all_reduce(squares, group=self._mesh.get_group("shard"))
         return (squares + norm.square()).sqrt()
 
     def clip_(self, norm: Tensor, limit: float) -> None:
@@ -168,8 +198,27 @@ def _resolved(kind: Kind, world: DistributedContext) -> Kind:
     return kind
 
 
-def _shard(module: nn.Module, mesh: DeviceMesh, *, bf16: bool) -> list[nn.Parameter]:
-    """Shard each block, then all other parameters; return those that cannot be sharded.
+def _scalars(module: nn.Module) -> list[nn.Parameter]:
+    """Return the scalar parameters, such as the temperature, which FSDP2 does not support."""
+    return [parameter for parameter in module.parameters() if parameter.ndim == 0]
+
+
+def _mesh(device: torch.device, world: DistributedContext, config: FsdpConfig) -> DeviceMesh:
+    """Arrange the ranks by copy of the model and shard; one copy has no such dimension."""
+    replicas = config.replicas
+    if world.size % replicas:
+        raise ConfigError(
+            f"train.fsdp.replicas is {replicas}, which does not divide the {world.size} ranks; set "
+            "it to the number of nodes, or to 1"
+        )
+    shards = world.size // replicas
+    if replicas == 1:
+        return init_device_mesh(device.type, (shards,), mesh_dim_names=("shard",))
+    return init_device_mesh(device.type, (replicas, shards), mesh_dim_names=("replicate", "shard"))
+
+
+def _shard(module: nn.Module, mesh: DeviceMesh, *, bf16: bool, reshard_after_forward: bool) -> None:
+    """Shard each block, then all other parameters but scalars.
 
     Blocks of other libraries are recognized by their size, see `MIN_GROUP`.
     """
@@ -178,14 +227,15 @@ def _shard(module: nn.Module, mesh: DeviceMesh, *, bf16: bool) -> list[nn.Parame
     block = replace(plain, param_dtype=torch.bfloat16 if bf16 else None)
     # torch warns about in-place changes of views; keys and values are not changed in place.
     warnings.filterwarnings("ignore", message=".* returned a view tensor")
+    shard = partial(fully_shard, mesh=mesh, reshard_after_forward=reshard_after_forward)
     # Inner modules first: sharded parameters do not belong to the group of an outer module.
     for part in reversed(list(module.modules())):
         if isinstance(part, CrossBlock):
             # The keys and values of the image are computed before the block itself runs.
-            fully_shard(part.cross_attention, mesh=mesh, mp_policy=block)
+            shard(part.cross_attention, mp_policy=block)
             register_fsdp_forward_method(part.cross_attention, "project")
         if isinstance(part, Block | CrossBlock | OpenCLIPDecoderLayer):
-            fully_shard(part, mesh=mesh, mp_policy=block)
+            shard(part, mp_policy=block)
         if isinstance(part, OpenCLIPDecoderLayer):
             # Likewise, with the layer's own norm.
             register_fsdp_forward_method(part, "read_image")
@@ -198,11 +248,8 @@ def _shard(module: nn.Module, mesh: DeviceMesh, *, bf16: bool) -> list[nn.Parame
                     continue  # It has no forward pass.
                 # Batch norms need weights in the type of their statistics, fp32.
                 normed = any(isinstance(it, _NormBase) for it in element.modules())
-                fully_shard(element, mesh=mesh, mp_policy=plain if normed else block)
-    # FSDP2 does not support scalar parameters, such as the temperature.
-    scalars = [parameter for parameter in module.parameters() if parameter.ndim == 0]
-    fully_shard(module, mesh=mesh, ignored_params=set(scalars))
-    return scalars
+                shard(element, mp_policy=plain if normed else block)
+    fully_shard(module, mesh=mesh, ignored_params=set(_scalars(module)))
 
 
 def _local(tensor: Tensor) -> Tensor:

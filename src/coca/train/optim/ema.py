@@ -1,6 +1,6 @@
 """Exponential moving average (EMA) of the weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -11,7 +11,6 @@ from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _NormBase
 
 from coca.core.config.frozen_config import Config
-from coca.core.errors import ModelError
 
 
 class EmaConfig(Config):
@@ -45,6 +44,12 @@ class Ema:
         self._averages = [w.detach().to(torch.float32, copy=True) for w in self._weights]
 
     @torch.no_grad()
+    def reset(self) -> None:
+        """Set the averages to the current weights."""
+        for weight, average in zip(self._weights, self._averages, strict=True):
+            _local(average).copy_(_local(weight))
+
+    @torch.no_grad()
     def update(self, number: int) -> None:
         """Update the averages with the current weights; `number` counts updates from 1."""
         weights = [_local(weight).float() for weight in self._weights]
@@ -68,17 +73,6 @@ class Ema:
     def tensors(self) -> dict[str, Tensor]:
         """Return the averages by parameter name, as views."""
         return dict(zip(self._names, self._averages, strict=True))
-
-    @torch.no_grad()
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Set the averages to the result of `tensors`, or to weights."""
-        if different := sorted({*self._names} ^ tensors.keys()):
-            raise ModelError(
-                f"the checkpoint averages another model: {len(different)} tensors exist in only "
-                f"one of the two, such as {different[0]}"
-            )
-        for name, average in zip(self._names, self._averages, strict=True):
-            average.copy_(tensors[name])
 
 
 def _statistics(model: nn.Module) -> dict[str, Tensor]:

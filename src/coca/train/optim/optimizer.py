@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import nn
 from torch.optim import Optimizer
 
@@ -70,6 +70,11 @@ class OptimizerConfig(Config):
     """Layer-wise learning rate decay: factor from each layer of a tower to the layer below, above 0
     and at most 1. Embeddings have the lowest rate; modules after the towers keep the full rate.
     null: the same rate everywhere."""
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> "OptimizerConfig":
+        OPTIMIZERS.get(self.name)
+        return self
 
 
 def for_adapters(config: OptimizerConfig, lora: LoraConfig, *, head: bool) -> OptimizerConfig:

@@ -18,6 +18,7 @@ from coca.core.errors import ConfigError, DataError
 from coca.core.extras import require
 from coca.core.files.formats import PHOTO_SUFFIXES, RAW_SUFFIXES, VIDEO_SUFFIXES
 from coca.core.files.local_files import check_spaces, is_gone, modified_at
+from coca.core.installation import pip_install
 from coca.data.sources.factory import open_source
 from coca.data.sources.source import PathSource, Source, SourceConfig
 from coca.data.sources.table import SUFFIXES
@@ -346,8 +347,9 @@ def _open_videos(
     if not (count := len(source.entries())):
         return []
     if not videos and importlib.util.find_spec("av") is None:
-        remedy = "pip install 'coca-captioners[video]' to read them"
-        logger.warning("%s videos are skipped: %s", f"{count:,}", remedy)
+        logger.warning(
+            "%s videos are skipped; what reads them: %s", f"{count:,}", pip_install("video")
+        )
         return []
     require("av", extra="video")
     return [source]

@@ -21,6 +21,7 @@ from coca.core.malloc import keep_freed_memory
 from coca.core.progress import ProgressMaker, ProgressOption, as_maker
 from coca.data.loading.feature_file import FeatureFile
 from coca.model.coca_config import CoCaConfig
+from coca.model.deferred_weights import DeferredWeights, WeightsRecorder
 from coca.model.encoders.encoder import Normalization
 from coca.model.encoders.encoder_weights import EncoderWeightsConfig, load_encoder_weights
 from coca.model.lora import LoraConfig, add_lora_, merged
@@ -143,6 +144,16 @@ class PretrainConfig(RunConfig):
             "encoder_weights is set as well; set one of the two"
         )
 
+    def starts_sharded(self) -> bool:
+        """Return whether ranks shard the model before it has weights: with FSDP, from scratch."""
+        return (
+            self.train.parallel == "fsdp"
+            and self.model.image.kind == "vit"
+            and self.init_from is None
+            and self.encoder_weights is None
+            and not self.loss.auxiliary
+        )
+
     def _check_sizes(self) -> None:
         patch = self.model.image.patch_size
         for part in self.data.resolution:
@@ -192,7 +203,7 @@ def pretrain(config: PretrainConfig, *, progress: ProgressOption = False) -> Run
 
     # Sources, tokenizer, and the model with its initial weights.
     prepared = _prepare(config, progress)
-    sources, processor, model, facts = prepared
+    sources, processor, model, facts, initial = prepared
     # Before the objective, whose losses may copy the encoder as the features split it.
     features = _features(config, prepared, progress)
     names = () if config.model.head is None else config.model.head.classes
@@ -225,6 +236,7 @@ def pretrain(config: PretrainConfig, *, progress: ProgressOption = False) -> Run
         train=train,
         facts=facts,
         evaluation=evaluation,
+        initial=initial,
     )
     with threads(config.threads):
         result = trainer.fit(progress)
@@ -266,6 +278,8 @@ class _Prepared(NamedTuple):
     model: AnyCoCa
     facts: dict[str, Any]
     """What `record.json` notes about the start of the run."""
+    initial: DeferredWeights | None
+    """Weights of a model on the meta device; None if the model has them."""
 
 
 def _prepare(config: PretrainConfig, progress: ProgressMaker) -> _Prepared:
@@ -280,8 +294,15 @@ def _prepare(config: PretrainConfig, progress: ProgressMaker) -> _Prepared:
         source = load_coca(config.init_from, device="cpu", prepack=False)
     processor = _processor(config, source, sources, progress)
     torch.manual_seed(config.seed)
-    with reusing_tower(None if source is None else source.model):
-        model = build(fitted_config(config.model, source, processor.tokenizer))
+    fitted = fitted_config(config.model, source, processor.tokenizer)
+    initial = None
+    if config.starts_sharded():
+        with WeightsRecorder() as recorder:
+            model: AnyCoCa = build(fitted)
+        initial = recorder.weights_of(model)
+    else:
+        with reusing_tower(None if source is None else source.model):
+            model = build(fitted)
     if isinstance(model.image_encoder, TowerEncoder):
         model.image_encoder.check_images(processor.image_config)
     facts: dict[str, Any] = {"ranks": world.size, "model_weights": weights_described(config.train)}
@@ -304,7 +325,7 @@ def _prepare(config: PretrainConfig, progress: ProgressMaker) -> _Prepared:
         add_lora_(model, config.lora)
     # All ranks have the same weights; patch dropout differs between ranks.
     torch.manual_seed(config.seed + world.rank)
-    return _Prepared(sources, processor, model, facts)
+    return _Prepared(sources, processor, model, facts, initial)
 
 
 def _features(

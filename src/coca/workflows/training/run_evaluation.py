@@ -85,6 +85,8 @@ class EvalConfig(Config):
 
     @model_validator(mode="after")
     def _check_rules(self) -> "EvalConfig":
+        for task in self.tasks:
+            TASKS.get(task.task)
         faults = []
         if not self.sources and not self.tasks:
             faults.append("eval has neither sources nor tasks; set at least one of them")

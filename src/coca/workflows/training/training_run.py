@@ -22,6 +22,7 @@ from coca.core.errors import ConfigError
 from coca.core.files.atomic import write_json
 from coca.core.provenance import record
 from coca.data.loading.feature_file import FeatureFile
+from coca.model.deferred_weights import DeferredWeights
 from coca.model.lora import LoraConfig
 from coca.model.openclip.openclip import AnyCoCa
 from coca.model.pretrained import save_model
@@ -178,6 +179,7 @@ def start_trainer(
     train: TrainConfig,
     facts: Mapping[str, Any],
     evaluation: Evaluation | None = None,
+    initial: DeferredWeights | None = None,
 ) -> Trainer[ModelT]:
     """Build loader and trainer of a run, resume its last checkpoint, and record the start.
 
@@ -203,6 +205,7 @@ def start_trainer(
         trackers=make_trackers(train.trackers, config.run) if world.is_main else (),
         evaluation=evaluation,
         device=config.device,
+        initial=initial,
     )
     trainer.resume()  # before `begin`, so that a rejected configuration is not recorded
     if evaluation is not None:

@@ -52,6 +52,12 @@ export class SelectionBar {
     this.root = root;
     Object.assign(this, options);
     this.selection.addEventListener("change", () => this.draw());
+    /** Shows the check boxes, over which no finger can hover. */
+    this.toggle = button(t("Select"), null, () => {
+      const isOn = document.body.classList.toggle("selecting");
+      this.toggle.setAttribute("aria-pressed", String(isOn));
+      if (!isOn) this.selection.clear();
+    }, { text: true, class: "select-toggle", "aria-pressed": "false" });
   }
 
   draw() {
@@ -74,7 +80,7 @@ export class SelectionBar {
     const parts = [
       h("strong", { class: "selection-count", role: "status" }, t("{images} selected", { images: count(size, "image") })),
       all > size && button(t("Select all {images}", { images: count(all, "image") }), null, () => this.#all(), text),
-      !hidden && button(t("More like these"), "more", () => this.#moreLike(), text),
+      !hidden && button(t("More like these"), "like", () => this.#moreLike(), text),
       ...writes,
       button(t("Download"), "download", (event) => this.#download(event.currentTarget), text),
       button(t("Clear the selection"), "close", () => this.selection.clear()),

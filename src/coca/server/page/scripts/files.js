@@ -1,7 +1,8 @@
 // Files that the reader saves: a blob, and a ZIP archive of images.
 
-import { api } from "./api.js";
+import { api, apiKey } from "./api.js";
 import { h } from "./dom.js";
+import { report } from "./notices.js";
 
 const REVOKE_MS = 60_000;
 
@@ -13,6 +14,24 @@ export function saveBlob(blob, name) {
   link.click();
   link.remove();
   setTimeout(() => URL.revokeObjectURL(url), REVOKE_MS);
+}
+
+/** Open a file of the service in another browser tab after a click on its link, which sends no key. */
+export async function openFile(event, path) {
+  if (!apiKey.get()) return;
+  event.preventDefault();
+  // Browsers block a tab that is opened after the response.
+  const tab = open();
+  if (!tab) return;
+  tab.opener = null;
+  try {
+    const url = URL.createObjectURL(await api.blob(path));
+    tab.location.href = url;
+    setTimeout(() => URL.revokeObjectURL(url), REVOKE_MS);
+  } catch (error) {
+    tab.close();
+    report(error);
+  }
 }
 
 /**

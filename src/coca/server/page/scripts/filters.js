@@ -105,7 +105,9 @@ export class Filters {
   }
 
   #sections({ facets, total }) {
-    const shown = facets.filter(({ field, values }) => (values.length && !UNSHOWN.has(field)) || this.#chosen(field).length);
+    // A value that all images share narrows nothing.
+    const divides = ({ field, values, others }) => !UNSHOWN.has(field) && (others || values.some(({ count }) => count < total));
+    const shown = facets.filter((facet) => divides(facet) || this.#chosen(facet.field).length);
     return [
       h("p", { class: "hint" }, counted(total, "image")),
       this.#dates(),
@@ -170,7 +172,7 @@ export class Filters {
       on: { change: () => this.#choose(field, value, box.checked) },
     });
     return h("li", {},
-      h("label", { class: "facet-value", title: String(value) },
+      h("label", { class: "facet-value", title: name },
         box,
         h("span", { class: "facet-name" }, shorten(name || t("none"), 60)),
         h("span", { class: "facet-count" }, number(count)),

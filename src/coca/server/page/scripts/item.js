@@ -162,8 +162,8 @@ export class ItemView {
     return [
       button(t("Close"), "close", () => this.dialog.close(), { class: "item-close", autofocus: true }),
       button(t("Similar"), "similar", () => terms.similarTo(item), { text: true, class: "item-similar" }),
-      button(t("More like this"), "more", query(1)),
-      button(t("Less like this"), "less", query(-1)),
+      button(t("More like this"), "like", query(1)),
+      button(t("Less like this"), "unlike", query(-1)),
       ...(writes || []),
       button(t("Download"), "download", () => this.#download()),
       button(t("Details"), "info", () => this.#toggleDetails(), {
@@ -199,7 +199,8 @@ export class ItemView {
     const { collection } = this.store.state;
     if (!(await change([item.id], collection, changes))) return;
     try {
-      Object.assign(item, await api.item(item.id, collection));
+      // The reason may be what was changed.
+      Object.assign(item, { reason: "" }, await api.item(item.id, collection));
     } catch (error) {
       report(error);
       return;

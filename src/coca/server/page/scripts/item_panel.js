@@ -3,9 +3,9 @@
 import { urlOf } from "./api.js";
 import { captionSection, textsSection } from "./correct.js";
 import { h } from "./dom.js";
+import { openFile } from "./files.js";
 import { TECHNICAL, titleOf, valueName } from "./filters.js";
 import { date, t } from "./language.js";
-import { rankOf } from "./tile.js";
 import { whyOf } from "./why.js";
 
 /** Kind of an item's date -> its name. */
@@ -60,20 +60,18 @@ function detailsOf({ item }) {
   const { latitude, longitude } = item.metadata;
   const rows = [
     [t("Name"), item.name],
-    [t("Folder"), item.album],
+    [t("Folder"), valueName("album", item.album)],
     [t(DATES[item.date_source] ?? "Date"), item.time ? date(item.time) : ""],
     [t("Size"), item.width ? t("{width} × {height} pixels", item) : ""],
     [t("Exposure"), exposureOf(item.metadata)],
     [t("Coordinates"), typeof latitude === "number" ? `${latitude.toFixed(4)}, ${longitude?.toFixed(4)}` : ""],
-    [t("File"), item.path],
     [t("Copies"), item.copies > 1 ? item.copies : ""],
-    ["Id", item.id],
-    [t("Rank"), rankOf(item)?.toFixed(3)],
     ...Object.entries(item.metadata)
       .filter(([key]) => !SHOWN.has(key))
       .map(([key, value]) => [titleOf(key), shownValue(value)]),
   ].filter(([, value]) => value);
-  const link = h("a", { href: urlOf(item.original), target: "_blank", rel: "noopener" }, t("Open the original"));
+  const on = { click: (event) => openFile(event, item.original) };
+  const link = h("a", { href: urlOf(item.original), target: "_blank", rel: "noopener", on }, t("Open the original"));
   return h("section", { class: "item-section", "aria-labelledby": "item-details" },
     h("h3", { id: "item-details" }, t("Details")),
     h("dl", { class: "details" }, ...rows.flatMap(([key, value]) => [h("dt", {}, key), h("dd", {}, linked(value))])),

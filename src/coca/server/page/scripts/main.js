@@ -190,7 +190,7 @@ function drawResultTools() {
     tools.push(button(t("Only {period}", { period: name }), "clock", () => field.choose({ text: left, from, to }), { text: true, class: "chip-add" }));
   }
   if (hasQuery(state)) tools.push(orderOf(state));
-  if (writable() && canSave(state)) tools.push(button(t("Save this search"), "saved", () => saveSearch(state), { class: "chip-add" }));
+  if (writable() && canSave(state)) tools.push(button(t("Save this search"), null, () => saveSearch(state), { text: true, class: "chip-add" }));
   $("#result-tools").replaceChildren(...tools);
 }
 
@@ -339,7 +339,7 @@ function start() {
   search.value = store.state.text;
   store.place = () => wall.place;
   drawTools();
-  $("#view-controls").append(sizeControl(() => wall.relayout()));
+  $("#view-controls").append(bar.toggle, sizeControl(() => wall.relayout()));
   listen();
   drawState(null);
   connect();

@@ -2,6 +2,7 @@
 
 import { h } from "./dom.js";
 import { daysName, t } from "./language.js";
+import { insertInOrder } from "./tiles.js";
 
 /** Number of images with which a day, or a run of days, has a heading of its own. */
 const FEW = 5;
@@ -54,8 +55,8 @@ export class Headings {
   /** Index of the first item of a section -> its heading. */
   #shown = new Map();
 
-  constructor(root) {
-    this.root = root;
+  constructor(list) {
+    this.list = list;
   }
 
   /** Draw sections with their place `y`; `blocks` has the items. */
@@ -69,9 +70,9 @@ export class Headings {
     for (const [start, { end, title, y }] of wanted) {
       let element = this.#shown.get(start);
       if (!element) {
-        element = h("div", { class: "wall-heading", "aria-hidden": "true" }, h("span", {}, title), h("span", { class: "hint" }));
+        element = h("li", { class: "wall-heading", data: { index: start - 0.5 } }, h("h2", {}, title), h("span", { class: "hint" }));
         this.#shown.set(start, element);
-        this.root.append(element);
+        insertInOrder(this.list, element);
       }
       const places = placesOf(blocks.itemsOf({ start, end: Math.min(end, start + PLACED) }));
       if (element.lastChild.textContent !== places) element.lastChild.textContent = places;

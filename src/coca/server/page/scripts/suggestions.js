@@ -1,7 +1,7 @@
 // Suggestions below the search field: recent queries, tags, folders, captions.
 
 import { api } from "./api.js";
-import { h, icon, shorten } from "./dom.js";
+import { h, icon } from "./dom.js";
 import { valueName } from "./filters.js";
 import { t } from "./language.js";
 import { fromQuery, hasQuery, toQuery } from "./state.js";
@@ -150,7 +150,7 @@ export class Suggestions {
   #option({ image, text, note }, at) {
     return h("li", { role: "option", id: `suggestion-${at}`, on: { click: () => this.#choose(at) } },
       icon(image),
-      h("span", { class: "suggestion-text" }, shorten(text, 48)),
+      h("span", { class: "suggestion-text" }, text),
       note && h("span", { class: "hint" }, note),
     );
   }

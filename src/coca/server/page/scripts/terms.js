@@ -74,7 +74,7 @@ export class Terms {
     const hidden = (text) => h("span", { class: "visually-hidden" }, text);
     return this.#chip(
       name, { terms: this.store.state.terms.filter((other) => other !== one) }, sign < 0 ? "chip-less" : "",
-      icon(sign < 0 ? "less" : "more"),
+      icon(sign < 0 ? "unlike" : "like"),
       hidden(`${t(sign > 0 ? "More like" : "Less like")} `),
       ...(kind === "text" ? [h("span", {}, shorten(value, 40))] : [this.#image(one), hidden(nameOf(kind))]),
     );

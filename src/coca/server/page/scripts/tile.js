@@ -95,8 +95,8 @@ export function tile(item, { width, height, address, strength, actions }) {
     link.append(h("span", { class: "tile-caption", "aria-hidden": "true" }, item.caption || item.name));
     element.append(h("div", { class: "tile-actions" },
       act(t("Similar"), "similar", actions.similar),
-      act(t("More like this"), "more", actions.more),
-      act(t("Less like this"), "less", actions.less),
+      act(t("More like this"), "like", actions.more),
+      act(t("Less like this"), "unlike", actions.less),
     ));
   };
   for (const name of ["pointerenter", "focusin"]) element.addEventListener(name, complete);

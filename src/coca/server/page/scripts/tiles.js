@@ -47,7 +47,7 @@ export class Tiles {
       element = item ? tile(item, { ...box, address: this.addressOf(item, index), strength, actions }) : placeholder();
       element.dataset.index = index;
       this.#shown.set(index, element);
-      this.#insert(element, index);
+      insertInOrder(this.list, element);
       this.#mark(element, item);
       loadImage(element);
     }
@@ -81,16 +81,16 @@ export class Tiles {
     element.classList.toggle("tile-selected", selected);
     element.querySelector("input").checked = selected;
   }
+}
 
-  // The order in the document is the order of the items, for screen readers.
-  #insert(element, index) {
-    let next = null;
-    for (let child = this.list.lastElementChild; child; child = child.previousElementSibling) {
-      if (Number(child.dataset.index) < index) break;
-      next = child;
-    }
-    this.list.insertBefore(element, next);
+/** Insert an element of a list by its index: the order in the document is the order of the items, for screen readers. */
+export function insertInOrder(list, element) {
+  let next = null;
+  for (let child = list.lastElementChild; child; child = child.previousElementSibling) {
+    if (Number(child.dataset.index) < Number(element.dataset.index)) break;
+    next = child;
   }
+  list.insertBefore(element, next);
 }
 
 function setTabIndex(element, isCurrent) {

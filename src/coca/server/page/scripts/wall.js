@@ -56,7 +56,7 @@ export class Wall extends EventTarget {
     this.rowHeight = rowHeight;
     this.list = h("ul", { class: "wall-list", role: "list", "aria-label": t("Images") });
     root.append(this.list);
-    this.#headings = new Headings(root);
+    this.#headings = new Headings(this.list);
     const own = { ...actions, select: (item, range) => this.select(item, range) };
     this.#tiles = new Tiles(this.list, { actions: own, addressOf, selection });
     this.blocks = new Blocks(this.#layoutOptions());

@@ -1,18 +1,13 @@
-"""The page docs/options.md, written from the commands of `coca`.
-
-python tests/options_page.py    writes the page again after a change of a command or an option
-"""
+"""The page docs/options.md, formatted from the commands of `coca`; `make docs` writes it."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import typer.main
 
 from coca.cli.app import app
 
-PAGE = Path(__file__).parents[1] / "docs" / "options.md"
 SHARED_BY = 3
 """An option with the same help in this many commands is described once.
 
@@ -25,7 +20,7 @@ _HEAD = """# Options of every command
 coca search "red car" --limit 5 --json
 ```
 
-This page is written from the commands (`python tests/options_page.py`); a test compares them.
+This page is written from the commands.
 `coca --help` lists the commands, and `coca COMMAND --help` shows the options of one command.
 An option is shown with its value, and with its default in brackets where it has one.
 """
@@ -148,7 +143,3 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Format a table of Markdown."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines).replace("| --- ", "|---")
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")

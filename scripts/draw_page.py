@@ -1,0 +1,73 @@
+"""Draw docs/page.jpg: the page of the service with a query over the photos of the demo.
+
+    python scripts/draw_page.py [CHROMIUM]
+
+It needs playwright, as in .venv-page, and a chromium (/usr/bin/chromium).
+"""
+
+import subprocess
+import sys
+import time
+import urllib.request
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+import coca
+from coca.demo.run import write_photos
+
+QUERY, PORT = "bird", 8765
+WIDTH, HEIGHT = 1280, 800
+"""Size of the window, in pixels."""
+
+
+def draw(folder: Path, chromium: str) -> Image.Image:
+    """Index the photos of the demo in a folder, serve them, and return the page of the query."""
+    write_photos(folder / "photos")
+    uri = str(folder / "photos.db")
+    coca.index(folder / "photos", uri, captions=False)
+    options = ["--uri", uri, "--port", str(PORT), "--thumbnails", str(folder / "thumbnails")]
+    service = subprocess.Popen([str(Path(sys.executable).with_name("coca")), "serve", *options])
+    try:
+        wait_for(f"http://127.0.0.1:{PORT}/readyz")
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, locale="en")
+            page.goto(f"http://127.0.0.1:{PORT}/?q={QUERY}")
+            page.wait_for_load_state("networkidle")
+            content = page.screenshot()
+            browser.close()
+    finally:
+        service.terminate()
+        service.wait()
+    return Image.open(BytesIO(content)).convert("RGB")
+
+
+def wait_for(url: str, *, timeout_s: float = 60) -> None:
+    """Wait until an address answers."""
+    end = time.monotonic() + timeout_s
+    while True:
+        try:
+            with urllib.request.urlopen(url):
+                return
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+
+
+def main() -> None:
+    """Write the picture."""
+    chromium = sys.argv[1] if len(sys.argv) > 1 else "/usr/bin/chromium"
+    with TemporaryDirectory() as folder:
+        picture = draw(Path(folder), chromium)
+    out = Path(__file__).parents[1] / "docs" / "page.jpg"
+    picture.save(out, quality=80, optimize=True)
+    sys.stdout.write(f"{out}: {out.stat().st_size / 1024:.0f} KiB\n")
+
+
+if __name__ == "__main__":
+    main()
