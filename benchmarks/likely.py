@@ -55,14 +55,14 @@ def referee(arguments: argparse.Namespace) -> Rounds:
     sets = {
         "nouns": (vectors, data["classes"]["images"], np.stack(list(nouns.values()))),
         **{
-            name: (data[of]["as typed"], data[of]["images"], data[of]["relevant"])
+            name: (data[of]["queries"], data[of]["images"], data[of]["relevant"])
             for name, of in SETS.items()
         },
     }
     scores = vectors @ data["classes"]["images"].T
     cosine = best_cosine(scores[:, first], sets["nouns"][2][:, first])
     for name, (queries, images, right) in sets.items():
-        texts = list(nouns) if name == "nouns" else data[SETS[name]]["queries"].tolist()
+        texts = list(nouns) if name == "nouns" else data[SETS[name]]["texts"].tolist()
         lines = np.array(
             [line_of(model, *pair) for pair in zip(queries, texts, strict=True)], np.float32
         )[:, None]

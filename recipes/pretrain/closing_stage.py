@@ -5,9 +5,8 @@
 
 Both towers are frozen up to their last layers, so images and texts are embedded once. Then 200
 steps fit the class vectors and the image projection. Texts stay as they are, since searches also
-compare queries with captions. The class branch adds the weighted sum of its vectors without
-normalizing it: a guess that is spread over unlike classes adds less than a sure one. The losses are
-cross entropies and KL divergences in nats:
+compare queries with captions. The scale of the class branch becomes 1. The losses are cross
+entropies and KL divergences in nats:
 
 captions    photos of Flickr8k and their captions, English or German (contrastive)
 drawings    cosines of emoji with their names and keywords, as they were before the stage
@@ -42,8 +41,6 @@ from coca.data.sources.factory import open_source
 from coca.data.sources.source import Source
 from coca.data.sources.tar.shards import ShardsConfig
 from coca.model.class_coca import BRANCH_POWER, ClassCoCa
-from coca.model.coca_config import CoCaConfig
-from coca.model.encoders.backbone import BackboneConfig
 from coca.model.layers.transformer import unit
 from coca.model.pretrained import build, save_model
 from coca.predict.prompts import PROMPTS, fill
@@ -60,7 +57,8 @@ VECTOR_RATE, PROJECTION_RATE = 3e-3, 1e-3
 GERMAN, KEYWORDS, BARE = 0.3, 0.6, 0.5
 """Fractions of the texts that are German captions, keywords of drawings, names without a prompt."""
 SURE = 0.3
-"""Smallest probability of the class that is added to a photo; it is uniform from there to 1."""
+"""Smallest probability of the class that is added to a photo; it is uniform from there to 1. Other
+classes would fill the branch up to length 1; here they are left out."""
 CAPTIONS, DRAWINGS, BELOW, MASS, LABELLED = 2.0, 6.0, 3.0, 2.0, 0.5
 """Weights of losses; `BELOW` is that of nouns next to names."""
 TYPED = 2.0
@@ -155,7 +153,7 @@ class LastLayers(nn.Module):
         self, pooled: Float[Tensor, "B P"], probabilities: Float[Tensor, "B K"]
     ) -> Float[Tensor, "B E"]:
         """Embed pooled images."""
-        return unit(self.tower(pooled) + probabilities**BRANCH_POWER @ self.vectors)
+        return unit(self.tower(pooled) + unit(probabilities**BRANCH_POWER @ self.vectors))
 
 
 def checked(model: nn.Module) -> ClassCoCa:
@@ -267,8 +265,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 
     with torch.no_grad():
-        weighted = drawings.probabilities**BRANCH_POWER @ layers.vectors
-        before = unit(layers.tower(drawings.pooled) + unit(weighted))
+        before = layers.images(drawings.pooled, drawings.probabilities)
 
     for _ in range(steps):
         rows = torch.randperm(len(mass), generator=generator)[:BATCH]
@@ -333,11 +330,7 @@ def principal_rotation(
 @torch.no_grad()
 def closed(model: ClassCoCa, layers: LastLayers, rotation: Float[Tensor, "E E"]) -> ClassCoCa:
     """Return a copy of a model with the fitted layers, rotated."""
-    image = model.config.image
-    assert isinstance(image, BackboneConfig)
-    config = model.config.replace(image=image.replace(class_branch_norm=False), project_text=True)
-    assert isinstance(config, CoCaConfig)
-    new = build(config)
+    new = build(model.config.replace(project_text=True))
     assert isinstance(new, ClassCoCa)
     state = copy.copy(model.state_dict())
     state["class_branch.vectors"] = layers.vectors @ rotation.T
@@ -387,7 +380,8 @@ def close(model: Path, out: Path, data: Path, *, seed: int) -> dict[str, float]:
             (TYPED, texts.vectors[texts.rows(things.nouns).all]),
         ]
     new = closed(before, layers, principal_rotation(groups))
-    shutil.copytree(model, out)
+    # Graphs of the model before, and their manifest, would be wrong for the new weights.
+    shutil.copytree(model, out, ignore=shutil.ignore_patterns("*.onnx", "manifest.json"))
     save_model(out, new, dtype=torch.float16)
     return {"first": losses[0], "last": losses[-1]}
 

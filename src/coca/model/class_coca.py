@@ -39,22 +39,17 @@ class ClassBranch(nn.Module):
     weight to classes that a scene contains besides the first. It is an addition to the paper. ConSE
     (Norouzi et al. 2013, arXiv 1312.5650) embeds images by a mean of word vectors that is weighted
     by probabilities.
-
-    With `norm`, the weighted sum has unit length. Without it, the sum is shorter where the
-    probability is spread over unlike classes, so an unsure guess counts less.
     """
 
-    def __init__(self, classes: int, embed_dim: int, *, norm: bool = True) -> None:
+    def __init__(self, classes: int, embed_dim: int) -> None:
         super().__init__()
-        self.norm = norm
         self.vectors = nn.Parameter(torch.empty(classes, embed_dim))
         self.scale = nn.Parameter(torch.empty(()))
 
     def forward(self, probabilities: Float[Tensor, "B K"]) -> Float[Tensor, "B E"]:
-        """Compute the vector that is added to an embedding of unit length."""
+        """Compute what is added to an embedding of length 1."""
         weights = probabilities**BRANCH_POWER
-        weighted = weights.to(self.vectors.dtype) @ self.vectors
-        return self.scale * (unit(weighted) if self.norm else weighted)
+        return self.scale * unit(weights.to(self.vectors.dtype) @ self.vectors)
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -135,9 +130,7 @@ class ClassCoCa(CoCa):
         assert isinstance(image, BackboneConfig), "as `fits` checks"
         self.class_branch = self.class_tokens = None
         if image.class_branch:
-            self.class_branch = ClassBranch(
-                image.classes, self.config.embed_dim, norm=image.class_branch_norm
-            )
+            self.class_branch = ClassBranch(image.classes, self.config.embed_dim)
         if image.class_tokens:
             widths = {"image_width": image.width, "text_width": self.config.text.width}
             self.class_tokens = ClassTokens(image.classes, image.class_tokens, **widths)

@@ -38,7 +38,7 @@ def engine(
 
 def test_the_line_depends_on_the_nearest_class(embedder: Any) -> None:
     embedder.class_vectors = np.eye(16, dtype=np.float32)
-    for greatest, name, sentence in ((1.0, 0.42, 0.42), (0.5, 0.27, 0.27), (0.1, 0.09, 0.15)):
+    for greatest, name, sentence in ((1.0, 0.5, 0.5), (0.5, 0.325, 0.325), (0.1, 0.115, 0.185)):
         query = np.zeros(16)
         query[3] = greatest
         assert line_of(embedder, query, "a red car") == pytest.approx(name)

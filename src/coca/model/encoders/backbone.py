@@ -46,9 +46,6 @@ class BackboneConfig(ImageEncoderConfig):
     class_branch: bool = False
     """Add a vector for each class, weighted by the probabilities of the backbone's own classifier,
     to the image embedding. So the model keeps the classes that the backbone knows."""
-    class_branch_norm: bool = True
-    """Normalize the weighted sum of the class vectors to unit length. false: a guess that is spread
-    over unlike classes adds less than a sure one."""
     class_tokens: NonNegativeInt = 0
     """Number of most probable classes whose names the decoder reads as further image tokens,
     weighted by their probabilities; 0: none."""

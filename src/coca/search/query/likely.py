@@ -1,14 +1,14 @@
 """The line between hits that probably show a query and those that probably do not.
 
-Cosines of different queries are not comparable: photos of a dog have .10 with "dog", photos of a
-lighthouse .40 with "lighthouse". What the query has in common with the classes that the model knows
+Cosines of different queries are not comparable: photos of a dog have .18 with "dog", photos of a
+canoe .37 with "canoe". What the query has in common with the classes that the model knows
 shows how high its cosines can be:
 
-    line = .3 m + .12,  m = max_c cos(query, v_c)
+    line = .35 m + .15,  m = max_c cos(query, v_c)
 
-and at most .9 m for names of one or two words. v_c are the vectors of the model's classes
-(`class_vectors`). The constants are fitted to the default model: .3 and .12 to nouns and sentences
-over photos, and .9 to "dog", whose breeds each have little of it. `benchmarks/likely.py` measures
+and at most 1.15 m for names of one or two words, as each breed has little of "dog". v_c are the
+vectors of the model's classes (`class_vectors`). The constants are fitted to the default model, on
+nouns and sentences over photos. `benchmarks/likely.py` measures
 them, and where they are wrong: over drawings. A model without class vectors has no line.
 
 Apart from the image, a record is likely if its labels, given caption and texts have all words of
@@ -30,10 +30,9 @@ from coca.search.ranking import TypedQuery
 from coca.search.records import Hit
 from coca.search.search_options import MAX_RESULTS, SortBy
 
-SLOPE, OFFSET, MOST = 0.3, 0.12, 0.9
+SLOPE, OFFSET, MOST = 0.35, 0.15, 1.15
 NAME_WORDS = 2
-"""Largest number of content words of a name. With the bound of names, 5.5 instead of 5.0 % of all
-photos are likely for a sentence."""
+"""Largest number of content words of a name."""
 FIRST_HITS = 1_000
 """Number of hits among which likely ones are looked for first."""
 SORTED_HITS = 200
