@@ -1,15 +1,13 @@
 import random
 import threading
 import time
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from coca.search.milvus import turns
-from coca.search.milvus.connection import Connection
+from coca.search.milvus.connection import Connection, capabilities_of
 from coca.search.milvus.turns import last_write, take_turn
 
 CALLS_S = 0.1
@@ -19,19 +17,18 @@ CLIENTS, WRITES = 6, 6
 class Properties(Connection):
     """Properties of a collection, as clients of a server see them: read and written as a whole."""
 
-    uri, timeout_s = "http://milvus", 60.0
-    capabilities = SimpleNamespace(lite=False)
-
     def __init__(self, slowest_s: float) -> None:
+        self.uri, self.timeout_s = "http://milvus", 60.0
+        self.capabilities = capabilities_of("2.6.4")
         self._slowest_s, self._lock = slowest_s, threading.Lock()
         self._values: dict[str, str] = {}
 
-    def call(self, name: str, own_name: str, properties: Mapping[str, str] | None = None) -> Any:
-        """Read or write the properties at some time of a call."""
+    def call(self, name: str, *arguments: Any, doing: str = "", **options: Any) -> Any:
+        """Read the properties at some time of a call, or write those given after the name."""
         before_s = random.uniform(0, self._slowest_s)
         time.sleep(before_s)
         with self._lock:
-            self._values |= properties or {}
+            self._values |= options.get("properties", {})
             answer = {"properties": dict(self._values)}
         time.sleep(random.uniform(0, self._slowest_s - before_s))
         return answer
