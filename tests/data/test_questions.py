@@ -13,7 +13,7 @@ from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
 from coca.data.sources.annotated import AnnotationsConfig
 from coca.data.sources.factory import open_source
-from coca.data.sources.source import Source, SourceConfig, read_metadata
+from coca.data.sources.source import Source, SourceConfig
 from tiny_data import image_bytes
 from tiny_datasets import (
     lines,
@@ -56,7 +56,7 @@ def test_every_format_gives_texts_without_reading_images(
         assert source.key(row) == sample.key
         assert sample.text
         assert sample.answers or sample.labels
-        assert read_metadata(source, row) == replace(sample, image=b"", others=())
+        assert source.read_metadata(row) == replace(sample, image=b"", others=())
     assert everything(pickle.loads(pickle.dumps(source))) == samples
 
 

@@ -5,7 +5,6 @@ import pytest
 
 from coca.core.errors import DataError, MissingExtraError
 from coca.data.sources.factory import open_source
-from coca.data.sources.source import read_metadata
 from coca.data.sources.table_source import ManifestConfig
 from easy_vqa_tables import main, rows
 from tiny_data import image_bytes
@@ -33,8 +32,8 @@ def test_the_tables_have_all_questions_of_the_package(tmp_path: Path) -> None:
         source = open_source(ManifestConfig(path=str(tmp_path / "tables" / f"{part}.jsonl")))
         assert len(source) == questions
         assert source.read(questions - 1).image.startswith(b"\x89PNG")
-    assert len({read_metadata(source, row).key for row in range(len(source))}) == 9_673
-    assert len({read_metadata(source, row).answers[0] for row in range(len(source))}) == 13
+    assert len({source.read_metadata(row).key for row in range(len(source))}) == 9_673
+    assert len({source.read_metadata(row).answers[0] for row in range(len(source))}) == 13
 
 
 def test_a_missing_package_is_named_with_its_extra(

@@ -13,7 +13,7 @@ from coca.core.errors import DataError
 from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.photo_metadata import Annotation
 from coca.search.ingest.pipeline import ingest
-from coca.search.ingest.sources import WHOLE, Entry, FileSource, SourceImage
+from coca.search.ingest.sources import WHOLE, Entry, FileSource, ImageSource, SourceImage
 from coca.search.records import (
     Record,
     frame_interval_of,
@@ -93,19 +93,21 @@ def test_a_caption_given_or_written_is_found_by_its_own_vector(
     assert text_vector() is None
 
 
-class Films:
+class Films(ImageSource):
     """In-memory source of image series; a series may end in an error."""
+
+    is_series = True
 
     def __init__(self, films: dict[str, Sequence[bytes | DataError]], etag: str = "1") -> None:
         self.films = films
         self.etag = series_etag(etag, 0.5)
-        self.read: list[str] = []
+        self.opened: list[str] = []
 
     def entries(self) -> Sequence[Entry]:
         return [Entry(name, self.etag) for name in self.films]
 
-    def series(self, entry: Entry) -> Iterator[SourceImage]:
-        self.read.append(entry.path)
+    def read(self, entry: Entry) -> Iterator[SourceImage]:
+        self.opened.append(entry.path)
         for second, image in enumerate(self.films[entry.path]):
             if isinstance(image, DataError):
                 raise image
@@ -163,9 +165,9 @@ def test_a_series_is_one_album_and_is_not_read_again(
     assert record_of(collection, "/films/a#t=0.5").vector == pytest.approx(embedder.direction(b"2"))
     (hits,) = collection.nearest(np.eye(16, dtype=np.float32)[:1], SearchOptions(group_by="album"))
     assert {hit.album for hit in hits} == {"/films/a", "/films/b"}
-    films.read.clear()
+    films.opened.clear()
     assert fill(films, batch_size=batch_size) == IngestReport(unchanged=4)
-    assert films.read == []
+    assert films.opened == []
 
 
 def test_a_series_that_was_left_half_done_is_finished_without_embedding_twice(
@@ -206,7 +208,7 @@ def test_a_still_series_is_embedded_once_and_whole(
     assert fill(films, batch_size=2) == IngestReport(added=1, duplicates=4)
     assert embedder.embedded == [b"still"]
     assert fill(films) == IngestReport(unchanged=5)
-    assert films.read == ["/films/a"]
+    assert films.opened == ["/films/a"]
 
 
 def test_captions_and_texts_of_a_series_are_made_later(fill: Fill, collection: Collection) -> None:

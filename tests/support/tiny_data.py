@@ -9,6 +9,7 @@ from PIL import Image
 
 from coca.core.errors import DataError
 from coca.data.sample import Sample
+from coca.data.sources.source import Source
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
@@ -44,7 +45,7 @@ def tiny_processor() -> Processor:
     return Processor(ImageTransform(ImageConfig(image_size=8)), tokenizer, context_length=24)
 
 
-class MemorySource:
+class MemorySource(Source):
     """Samples from a list; an error instead of a sample is raised when it is read."""
 
     def __init__(

@@ -11,7 +11,7 @@ from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.predict.torch_predictor import TorchPredictor
 from coca.search.ingest.ingest_report import IngestReport
-from coca.search.ingest.sources import AnySource, FileSource
+from coca.search.ingest.sources import FileSource, ImageSource
 from coca.search.stores import open_collection
 from coca.workflows.collections.image_resolver import ImageResolver, is_within
 from coca.workflows.collections.image_sources import SourceUri, open_sources, resolve_uris
@@ -71,7 +71,7 @@ def before(data: Path, uri: str, model: TorchPredictor) -> dict[str, tuple[str, 
 
 
 def watched(folders: Sequence[Path], uri: str, model: TorchPredictor) -> Iterator[IndexResult]:
-    def fill(sources: Sequence[AnySource]) -> IndexResult:
+    def fill(sources: Sequence[ImageSource]) -> IndexResult:
         return index_sources(sources, model, uri=uri, captions=False, prune=True)
 
     uris = [SourceUri(str(folder), "folder") for folder in folders]

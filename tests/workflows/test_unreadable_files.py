@@ -11,8 +11,9 @@ from coca.core.errors import DataError
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.predict.torch_predictor import TorchPredictor
+from coca.search.ingest.sample_source import UnreadableFile
 from coca.search.stores import open_collection
-from coca.workflows.collections.image_sources import UnreadableFile, open_sources, resolve_uris
+from coca.workflows.collections.image_sources import open_sources, resolve_uris
 from coca.workflows.collections.index import index_images
 from tiny_data import image_bytes
 

@@ -22,7 +22,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.core.registry import Registry
 from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
-from coca.data.sources.source import MetadataSource, Source, SourceConfig
+from coca.data.sources.source import Source, SourceConfig
 from coca.metrics.classification import confusion_matrix, per_class_accuracy
 from coca.model.generation.generation_config import GenerationConfig
 from coca.predict.predictor import Predictor
@@ -271,7 +271,7 @@ def read_all_metadata(config: SourceConfig, *, limit: int = 0) -> list[Sample]:
     Unreadable samples are skipped; the task reports them later.
     """
     source = open_source(config)
-    if not isinstance(source, MetadataSource):
+    if not source.has_metadata:
         return []
     found = []
     for row in range(min(limit, len(source)) if limit else len(source)):

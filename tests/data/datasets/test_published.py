@@ -12,7 +12,7 @@ from coca.core.errors import DataError
 from coca.data.sample import Sample
 from coca.data.sources.annotated import SplitAnnotationsConfig
 from coca.data.sources.factory import open_source
-from coca.data.sources.source import Source, SourceConfig, read_metadata, read_rows
+from coca.data.sources.source import Source, SourceConfig
 from coca.data.sources.video_clips import ClipsConfig, ListedClipsConfig, SplitClipsConfig
 from tiny_data import image_bytes
 from tiny_video import video
@@ -206,7 +206,7 @@ SPLIT = [it for it in FORMATS if it.split]
 
 
 def good_of(source: Source) -> dict[str, Sample]:
-    rows = read_rows(source, range(len(source)))
+    rows = source.read_many(range(len(source)))
     return {it.key: it for it in rows if isinstance(it, Sample)}
 
 
@@ -214,14 +214,14 @@ def good_of(source: Source) -> dict[str, Sample]:
 def test_each_row_is_a_sample_or_a_fault_that_names_it(tmp_path: Path, form: Format) -> None:
     config = form.write(tmp_path)
     source = open_source(config)
-    rows = read_rows(source, range(len(source)))
+    rows = source.read_many(range(len(source)))
     assert list(good_of(source)) == list(form.good)
     for row, sample in enumerate(rows):
         if isinstance(sample, Sample):
             fields = form.good[sample.key]
             assert {name: getattr(sample, name) for name in fields} == fields
             assert len(sample.images) == (2 if isinstance(config, ClipsConfig) else 1)
-            assert read_metadata(source, row) == replace(sample, image=b"", others=())
+            assert source.read_metadata(row) == replace(sample, image=b"", others=())
     faults = [it for it in rows if isinstance(it, DataError)]
     assert [it.reason for it in faults] == [reason for reason, _ in form.faults]
     for fault, (_, name) in zip(faults, form.faults, strict=True):

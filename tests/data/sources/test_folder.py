@@ -6,7 +6,7 @@ import pytest
 from coca.core.errors import DataError
 from coca.data.sources.factory import open_source
 from coca.data.sources.folder import FolderConfig
-from coca.data.sources.source import Source, read_rows
+from coca.data.sources.source import Source
 from coca.search.ingest.sources import read_annotation
 from tiny_data import image_bytes
 
@@ -51,7 +51,8 @@ def test_a_missing_folder_is_reported_with_the_other_kinds(tmp_path: Path) -> No
 def test_a_fifo_is_a_bad_sample_and_leaves_the_others(tmp_path: Path, name: str) -> None:
     fill(tmp_path, {"a.png": image_bytes(1), "c.png": image_bytes(2)})
     os.mkfifo(tmp_path / name)
-    results = read_rows(source := open_folder(tmp_path), range(len(source)))
+    source = open_folder(tmp_path)
+    results = source.read_many(range(len(source)))
     bad = [one for one in results if isinstance(one, DataError)]
     assert len(bad) == 1
     assert f"{name} cannot be read: it is a FIFO" in str(bad[0])

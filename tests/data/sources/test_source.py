@@ -4,7 +4,7 @@ from coca.core.config.frozen_config import from_dict
 from coca.core.errors import ConfigError, DataError
 from coca.data.sources.factory import open_source
 from coca.data.sources.folder import FolderConfig
-from coca.data.sources.source import BulkSource, Source, SourceConfig, read_rows
+from coca.data.sources.source import SourceConfig
 from coca.data.sources.tar.shards import ShardsConfig
 from tiny_data import MemorySource, make_samples
 
@@ -42,6 +42,4 @@ def test_kinds_that_take_one_path_refuse_two(kind: str) -> None:
 def test_bad_rows_are_read_as_errors_at_their_positions() -> None:
     good, error = make_samples(1)[0], DataError("gone", reason="missing")
     source = MemorySource([good, error, good])
-    assert isinstance(source, Source)
-    assert not isinstance(source, BulkSource)
-    assert read_rows(source, [2, 1, 0]) == [good, error, good]
+    assert source.read_many([2, 1, 0]) == [good, error, good]

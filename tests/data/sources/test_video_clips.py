@@ -9,7 +9,6 @@ from coca.core.errors import DataError
 from coca.data.sources.annotated import Entry
 from coca.data.sources.factory import open_source
 from coca.data.sources.folder import FolderConfig
-from coca.data.sources.source import read_metadata
 from coca.data.sources.video_clips import ClipFolder, ClipSource, VideosConfig
 from coca.processing.image import decode
 from coca.processing.video import as_file, sample_frames, spread
@@ -47,7 +46,7 @@ def test_a_folder_of_images_is_a_clip_in_the_order_of_their_numbers(tmp_path: Pa
 
 def test_metadata_need_no_video() -> None:
     source = ClipSource([Entry("a", "/nowhere.mp4", labels=("run",))], config=settings())
-    assert read_metadata(source, 0).labels == ("run",)
+    assert source.read_metadata(0).labels == ("run",)
     with pytest.raises(DataError, match="nowhere") as caught:
         source.read(0)
     assert caught.value.reason == "missing"
@@ -80,7 +79,7 @@ def test_strips_of_any_source_become_samples_of_frames(tmp_path: Path) -> None:
     ]
     assert sample.labels == ("wave",)
     assert decode(sample.image).shape == (3, 6, 6)
-    assert read_metadata(open_source(config), 0).labels == ("wave",)
+    assert open_source(config).read_metadata(0).labels == ("wave",)
 
 
 def test_a_strip_of_another_length_is_a_bad_sample(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.sources.factory import open_source
-from coca.data.sources.source import Source, read_metadata
+from coca.data.sources.source import Source
 from coca.data.sources.zip_archive import Archive, ZipConfig
 from coca.data.storage.storage import Storage
 from range_server import Serve
@@ -48,7 +48,7 @@ def test_rows_become_samples_with_their_images_and_texts(tmp_path: Path, method:
 
 def test_texts_are_those_of_the_sample_without_its_images(tmp_path: Path) -> None:
     source = open_zip(write_zip(tmp_path / "a.zip"))
-    words, sample = read_metadata(source, 2), source.read(2)
+    words, sample = source.read_metadata(2), source.read(2)
     assert words.images == (b"",)
     assert (words.key, words.text, words.labels) == (sample.key, sample.text, sample.labels)
 

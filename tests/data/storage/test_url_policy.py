@@ -10,7 +10,6 @@ import pytest
 from coca.core.errors import DataError
 from coca.data.sources.annotated import AnnotatedSource, Entry
 from coca.data.sources.factory import open_source
-from coca.data.sources.source import read_rows
 from coca.data.sources.table_source import ManifestConfig
 from coca.data.storage.url_policy import Reach
 from range_server import Serve
@@ -152,7 +151,7 @@ def test_a_row_that_names_this_machine_is_a_bad_sample_unless_allowed(
     urls = [f"{server.url}/a.png", f"file://{tmp_path}/b c.png", "a.png"]
     table.write_text("".join(json.dumps({"image": url}) + "\n" for url in urls))
     source = open_source(ManifestConfig(path=str(table)))
-    results = read_rows(source, range(3))
+    results = source.read_many(range(3))
     assert [getattr(one, "reason", "") for one in results] == ["not_allowed", "not_allowed", ""]
     assert server.seen.total() == 0
     assert "allow it by read_from" in str(results[0])

@@ -8,7 +8,7 @@ from PIL import Image
 from coca.core.errors import DataError
 from coca.data.sources.annotated import AnnotationsConfig
 from coca.data.sources.factory import open_source
-from coca.data.sources.source import Source, read_metadata
+from coca.data.sources.source import Source
 from coca.experimental.detection.source import BOXES
 from tiny_detector import NAMES, write_instances, write_scenes
 
@@ -34,7 +34,7 @@ def test_an_image_has_its_objects_with_names_boxes_and_size(tmp_path: Path) -> N
     assert [one["box"] for one in sample.metadata[BOXES]] == [note["bbox"] for note in notes]
     assert [one["name"] for one in sample.metadata[BOXES]] == list(NAMES.values())
     assert sample.image == (path.parent / "pictures" / "0.png").read_bytes()
-    assert read_metadata(source, 0).metadata == sample.metadata
+    assert source.read_metadata(0).metadata == sample.metadata
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_malformed_box_is_a_bad_sample_of_its_own(tmp_path: Path, note: Any) -
     (tmp_path / "pictures").mkdir()
     write_instances(tmp_path / "instances.json", [IMAGE], [BOX, note])
     source = open_instances(tmp_path / "instances.json")
-    assert len(read_metadata(source, 0).metadata[BOXES]) == 1
+    assert len(source.read_metadata(0).metadata[BOXES]) == 1
     with pytest.raises(DataError) as caught:
         source.read(1)
     assert caught.value.reason == "bad_record"

@@ -17,7 +17,7 @@ from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.reindex import reindex
-from coca.search.ingest.sources import SeriesSource, SourceImage
+from coca.search.ingest.sources import SourceImage
 from coca.search.stores import open_store
 from coca.workflows.collections.image_resolver import ImageResolver
 from coca.workflows.collections.image_sources import open_sources, resolve_uris
@@ -79,10 +79,7 @@ def images_of(sources: Sequence[Path]) -> list[SourceImage]:
     found: list[SourceImage] = []
     for source in open_sources(resolve_uris(sources), frame_interval_s=FRAME_INTERVAL_S):
         for entry in source.entries():
-            if isinstance(source, SeriesSource):
-                found += source.series(entry)
-            else:
-                found.append(source.read(entry))
+            found += source.read(entry)
     return found
 
 

@@ -13,9 +13,10 @@ from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.search.ingest.parquet import VectorsInfo, write_vectors
 from coca.search.ingest.photo_metadata import Annotation, read_header
-from coca.search.ingest.sources import FileSource, ItemSource, SeriesSource
+from coca.search.ingest.sample_source import SampleSource
+from coca.search.ingest.sources import FileSource, ImageSource
+from coca.search.ingest.video_source import VideoSource
 from coca.workflows.collections.image_sources import (
-    SampleSource,
     SourceUri,
     check_filled,
     open_sources,
@@ -23,7 +24,6 @@ from coca.workflows.collections.image_sources import (
     resolve_uris,
     vectors_files,
 )
-from coca.workflows.collections.video_source import VideoSource
 from tiny_data import CAPTIONS, image_bytes
 from tiny_video import video
 
@@ -134,7 +134,7 @@ def test_a_video_is_a_frame_every_few_seconds_in_one_album(clip: Path) -> None:
     clip.with_suffix(".json").write_text(json.dumps({"caption": "a film", "tags": ["x"]}))
     source = VideoSource([clip.parent], frame_interval_s=0.5)
     (entry,) = source.entries()
-    frames = list(source.series(entry))
+    frames = list(source.read(entry))
     assert len(frames) > 2
     seconds = [frame.annotation.metadata["seconds"] for frame in frames]
     assert seconds[0] == 0
@@ -146,7 +146,7 @@ def test_a_video_is_a_frame_every_few_seconds_in_one_album(clip: Path) -> None:
     assert frames[0].annotation.tags == ("x",)
     assert read_header(frames[0].data).width > 0
     # The same frames each time: their bytes are what records go by.
-    assert [frame.data for frame in source.series(entry)] == [frame.data for frame in frames]
+    assert [frame.data for frame in source.read(entry)] == [frame.data for frame in frames]
 
 
 def test_the_stamp_changes_with_the_step(clip: Path) -> None:
@@ -158,10 +158,10 @@ def test_broken_videos_are_bad_data(clip: Path) -> None:
     clip.write_bytes(b"no film")
     source = VideoSource([clip], frame_interval_s=1.0)
     with pytest.raises(DataError, match=r"a\.mp4"):
-        list(source.series(source.entries()[0]))
+        list(source.read(source.entries()[0]))
     clip.unlink()
     with pytest.raises(DataError, match="cannot be read"):
-        list(source.series(source.entries()[0]))
+        list(source.read(source.entries()[0]))
     assert source.has_lost(str(clip), "")
 
 
@@ -195,7 +195,7 @@ def only(uri: str | Path) -> SampleSource:
     return source
 
 
-def names(source: ItemSource | SeriesSource) -> list[str]:
+def names(source: ImageSource) -> list[str]:
     return [Path(entry.path).name for entry in source.entries()]
 
 
@@ -215,7 +215,7 @@ def test_tars_are_found_by_folder_by_pattern_and_by_braces(tmp_path: Path, named
     assert names(source) == ["k0", "k1", "k2", "k3", "k4"]
     entry = source.entries()[3]
     assert entry.path == str(tmp_path / "shards" / "shard-000001.tar" / "k3")
-    read = source.read(entry)
+    read = next(source.read(entry))
     assert (read.path, read.etag) == (entry.path, entry.etag)
     metadata = {"year": 3, "captions": list(CAPTIONS[:2])}
     assert (read.data, read.annotation) == (
@@ -280,7 +280,7 @@ def test_rows_of_a_manifest_that_share_an_image_are_one_entry_with_all_captions(
         str(photos / "0.png"),
         str(photos / "1.png"),
     ]
-    first, second = map(source.read, source.entries())
+    first, second = (next(source.read(entry)) for entry in source.entries())
     assert first.annotation == Annotation(CAPTIONS[0], {"captions": list(CAPTIONS)})
     assert second.annotation == Annotation("alone", {"year": 3})
 
@@ -321,7 +321,7 @@ def test_images_inside_a_table_are_named_by_table_and_key(tmp_path: Path) -> Non
     parquet.write_table(arrow.Table.from_pylist(rows), table)
     source = only(table)
     assert [entry.path for entry in source.entries()] == [f"{table}/k0", f"{table}/k1"]
-    assert source.read(source.entries()[1]).data == image_bytes(1)
+    assert next(source.read(source.entries()[1])).data == image_bytes(1)
 
 
 def test_a_zip_with_a_table_is_read_in_place_each_image_of_a_row_alone(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_a_zip_with_a_table_is_read_in_place_each_image_of_a_row_alone(tmp_path:
         row = {"images": ["pics/0.png", "pics/2.png"], "caption": "two", "muscle": "arm"}
         file.writestr("meta.jsonl", json.dumps(row) + "\n")
     source = only(path)
-    first, second = map(source.read, source.entries())
+    first, second = (next(source.read(entry)) for entry in source.entries())
     assert (first.path, second.path) == (f"{path}/pics/0.png", f"{path}/pics/2.png")
     assert (first.data, second.data) == (image_bytes(0), image_bytes(2))
     assert second.annotation == Annotation("two", {"muscle": "arm"})

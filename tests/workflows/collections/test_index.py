@@ -19,13 +19,13 @@ from coca.data.sources.tar.shards import ShardWriter
 from coca.predict.torch_predictor import TorchPredictor
 from coca.processing.image_file import read_image
 from coca.search.ingest.ingest_report import BadImage, IngestReport
+from coca.search.ingest.sample_source import SampleSource
 from coca.search.ingest.sources import FileSource
 from coca.search.mining.zero_shot import add_classes
 from coca.search.perceptual_hash import perceptual_hash
 from coca.search.records import FAVOURITE, CollectionInfo, Record, content_id
 from coca.search.stores import open_collection
 from coca.workflows.collections.class_prompts import open_classes
-from coca.workflows.collections.image_sources import SampleSource
 from coca.workflows.collections.index import (
     bad_image_log,
     index_images,

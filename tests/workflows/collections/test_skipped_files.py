@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from coca.workflows.collections.image_sources import (
+from coca.workflows.collections.image_sources import SourceUri
+from coca.workflows.collections.skipped_files import (
     LINK,
-    SourceUri,
     describe_skipped,
     skipped_files,
 )

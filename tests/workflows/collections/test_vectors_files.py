@@ -6,6 +6,7 @@ import pytest
 
 from coca.core.errors import SearchError
 from coca.data.sample import Sample
+from coca.data.sources.factory import open_source
 from coca.data.sources.tar.shards import ShardsConfig, ShardWriter
 from coca.predict.torch_loading import load_coca
 from coca.predict.torch_predictor import TorchPredictor
@@ -13,8 +14,8 @@ from coca.search import stores
 from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.parquet import VectorsInfo, write_vectors
 from coca.search.ingest.pipeline import ingest
+from coca.search.ingest.sample_source import SampleSource
 from coca.workflows.collections.collection_model import open_collection
-from coca.workflows.collections.image_sources import SampleSource
 from coca.workflows.collections.index import index_images
 from tiny_data import image_bytes
 from tiny_model import write_model
@@ -33,7 +34,7 @@ def write_tar(root: Path, count: int) -> str:
 def embed(tar: str, model: TorchPredictor, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open_collection(model, f"{path}.db", create=True) as collection:
-        report = ingest([SampleSource(ShardsConfig(path=tar))], model, collection)
+        report = ingest([SampleSource(open_source(ShardsConfig(path=tar)))], model, collection)
         (records,) = collection.pages()
     about = VectorsInfo(
         fingerprint=model.fingerprint,

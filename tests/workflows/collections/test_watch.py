@@ -15,7 +15,7 @@ from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.predict.torch_predictor import TorchPredictor
 from coca.search.ingest.ingest_report import IngestReport
-from coca.search.ingest.sources import AnySource
+from coca.search.ingest.sources import ImageSource
 from coca.search.records import Record
 from coca.search.sqlite.collection import SqliteCollection
 from coca.search.stores import open_collection
@@ -50,7 +50,7 @@ class Watched:
             settle_s=0.1,
         )
 
-    def index(self, sources: Sequence[AnySource]) -> IndexResult:
+    def index(self, sources: Sequence[ImageSource]) -> IndexResult:
         if self.faults:
             raise self.faults.pop()
         return index_sources(

@@ -19,7 +19,7 @@ from coca.data.loading.feature_file import FeatureFile
 from coca.data.loading.mixture import Mixture, mix
 from coca.data.loading.text import SampledText, sample_text
 from coca.data.sample import BadSample, Sample
-from coca.data.sources.source import MetadataSource, Source, SourceConfig, read_rows
+from coca.data.sources.source import Source, SourceConfig
 from coca.metrics.answers import answer_scores
 from coca.processing.image import decode
 from coca.processing.processor import Processor
@@ -173,8 +173,8 @@ class BatchDataset(Dataset[Batch | Failure]):
     def _rows_of(self, source: int, rows: list[int]) -> list[Sample | DataError]:
         """Read rows of a source; their text only, if features replace the images."""
         opened = self._sources[source]
-        if not (self._features and isinstance(opened, MetadataSource)):
-            return read_rows(opened, rows)
+        if not (self._features and opened.has_metadata):
+            return opened.read_many(rows)
         results: list[Sample | DataError] = []
         for row in rows:
             try:

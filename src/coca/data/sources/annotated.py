@@ -12,7 +12,7 @@ from coca.core.annotations import parse_record, parse_text
 from coca.core.errors import DataError
 from coca.core.files.local_files import MAX_IMAGE_BYTES, file_etag
 from coca.data.sample import Sample
-from coca.data.sources.source import SourceConfig, SplitConfig, single_path
+from coca.data.sources.source import Source, SourceConfig, SplitConfig, single_path
 from coca.data.storage.storage import Storage, is_remote
 
 T = TypeVar("T")
@@ -53,10 +53,10 @@ class Entry:
         )
 
 
-class AnnotatedSource:
+class AnnotatedSource(Source):
     """Source over a list of entries; an error in the list is raised when its row is read."""
 
-    block_size = 1
+    has_metadata = True
 
     def __init__(
         self, entries: Sequence[Entry | DataError], *, images: str, fingerprint: str

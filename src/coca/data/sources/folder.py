@@ -25,7 +25,13 @@ from coca.core.files.formats import IMAGE_SUFFIXES
 from coca.core.files.local_files import MAX_IMAGE_BYTES, file_etag, walk_files
 from coca.data.sample import Sample
 from coca.data.sources.annotated import AnnotatedSource, Entry
-from coca.data.sources.source import SelectionConfig, SourceConfig, register_source, single_path
+from coca.data.sources.source import (
+    SelectionConfig,
+    Source,
+    SourceConfig,
+    register_source,
+    single_path,
+)
 from coca.data.sources.table_source import selected_rows
 from coca.data.storage.storage import Storage
 
@@ -39,7 +45,7 @@ class FolderConfig(SelectionConfig):
 
 
 @register_source("folder", FolderConfig)
-class FolderSource:
+class FolderSource(Source):
     """All images below a folder, sorted by path; hidden files and folders are skipped.
 
     The sidecar files of an image have its captions, `label` or `labels`, and metadata, see
@@ -47,7 +53,7 @@ class FolderSource:
     `ROOT/cat/1.jpg` has the label "cat". The key is the path without its suffix.
     """
 
-    block_size = 1
+    has_metadata = True
 
     def __init__(self, config: FolderConfig) -> None:
         self._root = single_path(config)

@@ -1,16 +1,8 @@
-"""Source protocols, the registry of kinds of source, and the settings that all kinds share."""
+"""Base class of data sources, the registry of their kinds, and the settings that all share."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import (
-    Annotated,
-    Any,
-    ClassVar,
-    Literal,
-    NamedTuple,
-    Protocol,
-    TypeVar,
-    runtime_checkable,
-)
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -160,89 +152,71 @@ class SelectionConfig(SourceConfig):
     """Hash split of the filtered samples, to hold out samples where the data has no splits."""
 
 
-@runtime_checkable
-class Source(Protocol):
-    """A map-style dataset: samples by row number.
+class Source(ABC):
+    """A map-style dataset: samples by row number, and their images by path.
 
-    It must be picklable, so open file handles on first read.
+    It must be picklable, so open file handles on first read. A kind implements `fingerprint`,
+    `__len__`, `key` and `read`; it overrides other methods if it can do better.
     """
 
-    @property
-    def fingerprint(self) -> str:
-        """Hash that changes when the samples or their order change."""
-        ...
+    fingerprint: str
+    """Hash that changes when the samples or their order change."""
+    block_size: int = 1
+    """Number of consecutive rows that are cheap to read together; 1 if there is no benefit."""
+    has_metadata: ClassVar[bool] = False
+    """Whether `read_metadata` reads no image."""
+    classes: tuple[str, ...] = ()
+    """Class names; empty if only the samples give them."""
 
-    @property
-    def block_size(self) -> int:
-        """Number of consecutive rows that are cheap to read together; 1 if there is no benefit."""
-        ...
-
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
     def key(self, row: int) -> str:
         """Return the key of the sample in a row without reading the sample."""
-        ...
 
+    @abstractmethod
     def read(self, row: int) -> Sample:
         """Read the sample in a row.
 
         Raises:
             DataError: The sample cannot be read; `reason` gives the cause.
         """
-        ...
-
-
-@runtime_checkable
-class BulkSource(Protocol):
-    """Optional interface of a source that reads many rows faster than one at a time."""
 
     def read_many(self, rows: Sequence[int]) -> list[Sample | DataError]:
         """Return the sample or the error of each row, as `read` returns or raises it."""
-        ...
-
-
-@runtime_checkable
-class MetadataSource(Protocol):
-    """Optional interface of a source that reads text and metadata without the images."""
+        return [_result(self.read, row) for row in rows]
 
     def read_metadata(self, row: int) -> Sample:
-        """Read the sample in a row with an empty image and no others; raises as `read` does."""
-        ...
-
-
-@runtime_checkable
-class EtagSource(Protocol):
-    """Optional interface of a source that detects changed samples without reading images."""
+        """Read a sample without its images if `has_metadata`; raises as `read` does."""
+        return self.read(row)
 
     def etag(self, row: int) -> str:
-        """Return a value that changes when the sample changes, without reading its images."""
-        ...
+        """Return a value that changes when the sample changes, without reading its images.
 
-
-@runtime_checkable
-class PathSource(Source, EtagSource, Protocol):
-    """Optional interface of a source with stable image paths, for incremental updates."""
+        Returns:
+            The etag; empty if only the content can show a change.
+        """
+        return ""
 
     def paths(self, row: int) -> Sequence[str]:
         """Return the stable paths of the sample's images: files, URLs, or names in an archive.
 
-        Rows that describe the same image share its path.
+        Rows that describe the same image share its path. A source without paths is for training
+        only.
         """
-        ...
+        return ()
 
     def owned(self, path: str, etag: str) -> bool:
         """Return whether a sample with this path and etag belongs to this source if it exists."""
-        ...
+        return False
 
 
-@runtime_checkable
-class ClassSource(Protocol):
-    """Optional interface of a source that lists its classes without reading samples."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names."""
-        ...
+def _result(read: Callable[[int], Sample], row: int) -> Sample | DataError:
+    try:
+        return read(row)
+    except DataError as error:
+        return error
 
 
 class SourceKind(NamedTuple):
@@ -284,21 +258,3 @@ def single_path(config: SourceConfig) -> str:
             "source of its own"
         )
     return config.paths[0]
-
-
-def read_rows(source: Source, rows: Sequence[int]) -> list[Sample | DataError]:
-    """Read the samples of the given rows; an unreadable row yields its error."""
-    if isinstance(source, BulkSource):
-        return source.read_many(rows)
-    results: list[Sample | DataError] = []
-    for row in rows:
-        try:
-            results.append(source.read(row))
-        except DataError as error:
-            results.append(error)
-    return results
-
-
-def read_metadata(source: Source, row: int) -> Sample:
-    """Read the text and metadata of a sample, without its images if the source supports that."""
-    return source.read_metadata(row) if isinstance(source, MetadataSource) else source.read(row)

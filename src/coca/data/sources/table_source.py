@@ -15,7 +15,7 @@ from coca.core.annotations import first_texts, split_record
 from coca.core.errors import ConfigError, DataError
 from coca.core.files.local_files import MAX_IMAGE_BYTES, file_etag
 from coca.data.sample import Sample
-from coca.data.sources.source import SelectionConfig, register_source, single_path
+from coca.data.sources.source import SelectionConfig, Source, register_source, single_path
 from coca.data.sources.table import (
     Table,
     as_number,
@@ -181,10 +181,10 @@ class ImageFiles(Protocol):
         ...
 
 
-class TableSource:
+class TableSource(Source):
     """The rows of a table, one sample each."""
 
-    block_size = 1
+    has_metadata = True
 
     def __init__(self, content: bytes, path: str, files: ImageFiles, config: TableConfig) -> None:
         self._path = path

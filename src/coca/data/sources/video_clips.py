@@ -19,14 +19,7 @@ from coca.data.sources.annotated import (
     Entry,
     SplitAnnotationsConfig,
 )
-from coca.data.sources.source import (
-    EtagSource,
-    Source,
-    SourceConfig,
-    read_metadata,
-    register_source,
-    single_path,
-)
+from coca.data.sources.source import Source, SourceConfig, register_source, single_path
 from coca.processing.video import FRAME_SUFFIXES, as_file, clip_frames, cut_strip, spread
 
 # Video clips as samples: the first frame is `image`, the later frames are `others`.
@@ -138,8 +131,10 @@ def _stem(path: str) -> str:
 # Frame strips: images that contain the frames of a video side by side, split on read.
 
 
-class StripSource:
+class StripSource(Source):
     """Wrapper of a source whose images are frame strips."""
+
+    has_metadata = True
 
     def __init__(self, source: Source, strip: int, frames: int) -> None:
         self._source = source
@@ -159,11 +154,11 @@ class StripSource:
 
     def etag(self, row: int) -> str:
         """Return the etag of the strip; empty if its source has none."""
-        return self._source.etag(row) if isinstance(self._source, EtagSource) else ""
+        return self._source.etag(row)
 
     def read_metadata(self, row: int) -> Sample:
         """Read the sample without its frames; `DataError` if it cannot be read."""
-        return read_metadata(self._source, row)
+        return self._source.read_metadata(row)
 
     def read(self, row: int) -> Sample:
         """Read the sample with its frames; `DataError` if the strip is damaged or not divisible."""

@@ -16,7 +16,6 @@ from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
-from coca.data.sources.source import read_metadata
 from coca.experimental.detection.detector import Detector, DetectorConfig, save_detector
 from coca.experimental.detection.objective import DetectionObjective, Target
 from coca.experimental.detection.source import BOXES
@@ -182,7 +181,7 @@ def _objects(sources: Sources, progress: ProgressMaker) -> list[Sample]:
             for row in range(len(source)):
                 bar.advance()
                 try:
-                    sample = read_metadata(source, row)
+                    sample = source.read_metadata(row)
                 except DataError:
                     continue  # the loader reports it during the run
                 if BOXES not in sample.metadata:

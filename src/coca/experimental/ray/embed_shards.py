@@ -19,6 +19,8 @@ from coca.core.config.execution import DEFAULT, Execution
 from coca.core.errors import ConfigError, DataError, StorageError
 from coca.core.extras import require
 from coca.core.progress import ProgressMaker, silent
+from coca.data.sources.factory import open_source
+from coca.data.sources.source import Source
 from coca.data.sources.tar.shards import ShardsConfig
 from coca.data.storage.storage import Storage, full_path
 from coca.predict.loading import load
@@ -26,8 +28,8 @@ from coca.predict.predictor import Predictor
 from coca.search.ingest.ingest_report import BadImage
 from coca.search.ingest.parquet import VectorsInfo, find_vectors, read_info, write_vectors
 from coca.search.ingest.pipeline import ingest
+from coca.search.ingest.sample_source import SampleSource
 from coca.workflows.collections.collection_model import lasting_name, open_collection
-from coca.workflows.collections.image_sources import SampleSource
 from coca.workflows.collections.index import captioner
 
 # Distributed embedding of tars: one Parquet file per tar, by any number of processes.
@@ -82,7 +84,7 @@ def embed_shard(
 ) -> EmbeddedShard:
     """Embed one tar unless it is finished or claimed by another process."""
     try:
-        source = SampleSource(ShardsConfig(path=shard))
+        source = open_source(ShardsConfig(path=shard))
     except DataError as error:
         return EmbeddedShard(shard, None, fault=str(error))
     names = {
@@ -111,7 +113,7 @@ def embed_shard(
 
 def _embed(
     shard: str,
-    source: SampleSource,
+    source: Source,
     predictor: Predictor,
     path: Path,
     captions: bool,
@@ -123,7 +125,9 @@ def _embed(
         TemporaryDirectory() as scratch,
         open_collection(predictor, f"{scratch}/vectors.db", create=True) as collection,
     ):
-        report = ingest([source], predictor, collection, captions=captions, progress=progress)
+        report = ingest(
+            [SampleSource(source)], predictor, collection, captions=captions, progress=progress
+        )
         records = [record for page in collection.pages() for record in page]
     about = VectorsInfo(
         fingerprint=predictor.fingerprint,
@@ -147,7 +151,7 @@ def _remove_older(shard: str, predictor: Predictor, out: str | Path, *, now: set
             file.unlink(missing_ok=True)
 
 
-def _address(source: SampleSource, predictor: Predictor, captions: bool) -> str:
+def _address(source: Source, predictor: Predictor, captions: bool) -> str:
     """Hash everything that the result depends on: model, tar content and captioning."""
     parts = (predictor.model_fingerprint, source.fingerprint, str(captions))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

@@ -15,10 +15,8 @@ from coca.search.filters import all_of, where
 from coca.search.ingest.merging import is_captioned
 from coca.search.ingest.sources import (
     WHOLE,
-    AnySource,
     Entry,
-    PlacedSource,
-    SeriesSource,
+    ImageSource,
     empty_folders,
 )
 from coca.search.records import PATH, Record, record_id, series_of
@@ -58,7 +56,7 @@ class KnownRecords:
         complete: Whether all records were read, and not only those of the sources.
     """
 
-    def __init__(self, sources: Sequence[AnySource], collection: Collection) -> None:
+    def __init__(self, sources: Sequence[ImageSource], collection: Collection) -> None:
         """Read the records of the sources, and those that they may have lost.
 
         Raises:
@@ -72,7 +70,7 @@ class KnownRecords:
         self._films: set[str] = set()
         self._etags: dict[str, str] = {}
         for source in sources:
-            if isinstance(source, SeriesSource):
+            if source.is_series:
                 self._films.update(entry.path for entry in source.entries())
             else:
                 self._etags |= {entry.id: entry.etag for entry in source.entries()}
@@ -185,9 +183,8 @@ class KnownRecords:
         lost: list[str] = []
         spared: Counter[tuple[str, str]] = Counter()
         doubt_of = cache(doubt)
-        placed = [source for source in self._sources if isinstance(source, PlacedSource)]
-        doubtful = [source for source in placed if not source.saw_deletion]
-        folders = filter(os.path.isdir, {place for one in doubtful for place in one.places()})
+        doubtful = [source for source in self._sources if not source.saw_deletion]
+        folders = filter(os.path.isdir, {place for one in doubtful for place in one.places() or ()})
         empty = Roots(() if trust_empty else empty_folders(folders, self._sources))
         for id, state in self._states.items():
             file = state.file
@@ -226,15 +223,15 @@ def _spared(
     return (folder, reason) if reason and not is_trusted else None
 
 
-def _few_places(sources: Sequence[AnySource]) -> list[str] | None:
+def _few_places(sources: Sequence[ImageSource]) -> list[str] | None:
     """List the files and folders of the sources; None if they are unknown or too many."""
     if sum(len(source.entries()) for source in sources) > _MOST_ENTRIES:
         return None
     places: list[str] = []
     for source in sources:
-        if not isinstance(source, PlacedSource):
+        if (of_source := source.places()) is None:
             return None
-        places += source.places()
+        places += of_source
     return places if sum(map(_is_wide, places)) <= _MOST_FOLDERS else None
 
 

@@ -15,10 +15,8 @@ from coca.search.ingest.merging import is_same_label, label_of
 from coca.search.ingest.photo_metadata import Header, read_header, reads_of_files
 from coca.search.ingest.sources import (
     WHOLE,
-    AnySource,
     Entry,
-    ItemSource,
-    SeriesSource,
+    ImageSource,
     SourceImage,
 )
 from coca.search.records import CONTENT, READ_TEXT, content_id, storage_error
@@ -85,9 +83,9 @@ class Reader:
         self._contents: set[str] = set()
         self._lock = threading.Lock()
 
-    def read(self, source: AnySource) -> Iterator[LoadedItem]:
+    def read(self, source: ImageSource) -> Iterator[LoadedItem]:
         """Load all entries of a source; skip those whose records are up to date."""
-        if isinstance(source, SeriesSource):
+        if source.is_series:
             return iterate_ahead(self._all_frames(source), ahead=self._ahead)
         return map_ahead(
             lambda entry: self._load(source, entry),
@@ -96,16 +94,16 @@ class Reader:
             ahead=self._ahead,
         )
 
-    def _load(self, source: ItemSource, entry: Entry) -> LoadedItem:
+    def _load(self, source: ImageSource, entry: Entry) -> LoadedItem:
         try:
             state = self._known.get(entry)
             if state is not None and self._is_current(source, entry, state):
                 return LoadedItem(entry, unchanged=1)
-            return self._examine(source.read(entry), entry)
+            return self._examine(next(source.read(entry)), entry)
         except DataError as error:
             return LoadedItem(entry, error)
 
-    def _is_current(self, source: ItemSource, entry: Entry, state: RecordState) -> bool:
+    def _is_current(self, source: ImageSource, entry: Entry, state: RecordState) -> bool:
         """Return whether a record needs no reading of its image."""
         flags = self._text_flag
         if state.etag != entry.etag or not entry.etag:
@@ -116,7 +114,7 @@ class Reader:
                 return False
         return not flags & ~state.read and (state.has_caption or not self._captions)
 
-    def _all_frames(self, source: SeriesSource) -> Iterator[LoadedItem]:
+    def _all_frames(self, source: ImageSource) -> Iterator[LoadedItem]:
         for entry in source.entries():
             frames = self._known.whole(entry, captions=self._captions, flags=self._text_flag)
             if frames:
@@ -124,10 +122,10 @@ class Reader:
             else:
                 yield from self._frames(source, entry)
 
-    def _frames(self, source: SeriesSource, entry: Entry) -> Iterator[LoadedItem]:
+    def _frames(self, source: ImageSource, entry: Entry) -> Iterator[LoadedItem]:
         last: SourceImage | None = None
         try:
-            for image in source.series(entry):
+            for image in source.read(entry):
                 if last is not None:
                     yield self._examine(last)
                 last = image

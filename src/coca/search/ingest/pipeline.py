@@ -23,7 +23,7 @@ from coca.search.ingest.loading import Reader
 from coca.search.ingest.merging import Encoded, completed, is_captioned, merged
 from coca.search.ingest.parquet import read_info, read_vectors
 from coca.search.ingest.photo_metadata import Annotation
-from coca.search.ingest.sources import AnySource, FileSource
+from coca.search.ingest.sources import FileSource, ImageSource
 from coca.search.predictor import Embedder
 from coca.search.records import Record, batches, check_same_model
 from coca.search.store import Collection
@@ -34,7 +34,7 @@ _WRITE_ROWS = 1_000
 
 
 def ingest(
-    sources: Sequence[AnySource],
+    sources: Sequence[ImageSource],
     embedder: Embedder | Callable[[], Embedder],
     collection: Collection,
     *,

@@ -1,17 +1,15 @@
-"""Image sources, which detect changes by etags without reading the images.
-
-This module has the source of files. Others, such as tars and tables, implement the Protocol.
-"""
+"""Image sources, which detect changes by etags without reading the images; the source of files."""
 
 import logging
 import math
 import os
+from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar
 
 from coca.core.annotations import read_sidecars, read_xmp_sidecars, sidecar_paths
 from coca.core.errors import DataError
@@ -141,24 +139,34 @@ class Entry:
         return record_id(self.path, source_of(self.etag))
 
 
-class Source(Protocol):
-    """Source of images, whose entries are listed."""
+WHOLE = "+"
+"""Suffix of the etag of a series' last frame, which is written after all other frames."""
 
+
+class ImageSource(ABC):
+    """Source of images to index, whose entries are listed; thread-safe.
+
+    If `is_series`, an entry has many ordered images, such as the frames of a video. A frame has the
+    path `series_path(ENTRY, SECONDS)` and the entry's etag, made by `series_etag`; `ingest` adds
+    `WHOLE` to that of the last frame.
+    """
+
+    is_series: ClassVar[bool] = False
+    saw_deletion: bool = True
+    """Whether what it has lost was certainly deleted; otherwise an empty folder may be the mount
+    point of an unmounted drive."""
+
+    @abstractmethod
     def entries(self) -> Sequence[Entry]:
         """List all entries, the same in each call."""
-        ...
 
-    def has_lost(self, path: str, etag: str) -> bool:
-        """Return whether a path of this etag came from this source and no longer exists.
+    @abstractmethod
+    def read(self, entry: Entry) -> Iterator[SourceImage]:
+        """Iterate lazily over the images of an entry with their metadata; one if no series.
 
-        True only if certain: unreachable files are not lost.
+        Raises:
+            DataError: It cannot be read completely, or contains no image.
         """
-        ...
-
-
-@runtime_checkable
-class ItemSource(Source, Protocol):
-    """Source of images that are read one by one; thread-safe."""
 
     def annotation(self, entry: Entry) -> Annotation | None:
         """Read the metadata of an image; None where the etag covers the metadata.
@@ -166,55 +174,21 @@ class ItemSource(Source, Protocol):
         Raises:
             DataError: It cannot be read.
         """
-        ...
+        return None
 
-    def read(self, entry: Entry) -> SourceImage:
-        """Read the image with its metadata.
+    def has_lost(self, path: str, etag: str) -> bool:
+        """Return whether a path of this etag came from this source and no longer exists.
 
-        Raises:
-            DataError: It cannot be read.
+        True only if certain: unreachable files are not lost.
         """
-        ...
+        return False
+
+    def places(self) -> Sequence[str] | None:
+        """List the files and folders at or below which it has or has lost images; None: unknown."""
+        return None
 
 
-WHOLE = "+"
-"""Suffix of the etag of a series' last frame, which is written after all other frames."""
-
-
-@runtime_checkable
-class SeriesSource(Source, Protocol):
-    """Source of entries with many ordered images, such as videos.
-
-    A frame has the path `series_path(ENTRY, SECONDS)` and the entry's etag, made by `series_etag`;
-    `ingest` adds `WHOLE` to that of the last frame.
-    """
-
-    def series(self, entry: Entry) -> Iterator[SourceImage]:
-        """Iterate over the images of an entry, lazily.
-
-        Raises:
-            DataError: It cannot be read completely, or contains no image.
-        """
-        ...
-
-
-@runtime_checkable
-class PlacedSource(Protocol):
-    """Source whose records have known places, so that only those are read."""
-
-    saw_deletion: bool
-    """Whether files that it has lost were seen being deleted; otherwise an empty folder may be the
-    mount point of an unmounted drive."""
-
-    def places(self) -> Sequence[str]:
-        """List the files and folders at or below which it has or has lost images."""
-        ...
-
-
-AnySource: TypeAlias = ItemSource | SeriesSource
-
-
-def empty_folders(folders: Iterable[str], sources: Iterable[AnySource]) -> list[str]:
+def empty_folders(folders: Iterable[str], sources: Iterable[ImageSource]) -> list[str]:
     """List the folders in which no source has an entry."""
     paths = sorted(entry.path for source in sources for entry in source.entries())
     empty = []
@@ -237,7 +211,7 @@ def check_links(file: str, folders: Sequence[str | Path]) -> None:
         check_within(path, folders)
 
 
-class FileSource:
+class FileSource(ImageSource):
     """Source of image files, found in folders or given by path, with sidecar metadata.
 
     Args:
@@ -245,7 +219,7 @@ class FileSource:
         within: Folders that images and sidecar files must be in after links are resolved; others
             are unreadable. Empty: links may lead anywhere.
         missing: Files and folders that no longer exist, which have lost their files.
-        saw_deletion: See `PlacedSource`.
+        saw_deletion: Whether `missing` files were seen being deleted; see `ImageSource`.
 
     Attributes:
         missing: Absolute paths of `missing`.
@@ -264,9 +238,9 @@ class FileSource:
         self.missing = [os.path.abspath(path) for path in missing]
         self._roots = Roots(paths, missing=self.missing)
         self._tops = {os.path.abspath(path) for path in (*paths, *self.missing)}
-        self._raw_of = find_files(paths)
+        self._raw_of = self._find(paths)
         self._raw = frozenset(filter(None, self._raw_of.values()))
-        self._entries = [Entry(path, file_etag(path)) for path in self._raw_of]
+        self._entries = [Entry(path, self._etag(path)) for path in self._raw_of]
 
     def entries(self) -> Sequence[Entry]:
         """List the files, sorted by absolute path."""
@@ -275,6 +249,10 @@ class FileSource:
     def places(self) -> Sequence[str]:
         """List the files and folders, and the raw files that belong to a photo."""
         return sorted(self._tops | self._raw)
+
+    def has_lost(self, path: str, etag: str) -> bool:
+        """Return whether a file at or below one of the paths is missing, or part of a photo."""
+        return path in self._raw or self._roots.has_lost(path)
 
     def annotation(self, entry: Entry) -> Annotation:
         """Read the sidecar files; the folder is the album unless they give one."""
@@ -285,11 +263,11 @@ class FileSource:
             annotation = replace(annotation, metadata=metadata)
         return replace(annotation, album=annotation.album or os.path.dirname(entry.path))
 
-    def read(self, entry: Entry) -> SourceImage:
+    def read(self, entry: Entry) -> Iterator[SourceImage]:
         """Read the file and its metadata."""
         # Before both are read, so that no later change counts as earlier.
         changed_at = last_change(entry.path)
-        return SourceImage(
+        yield SourceImage(
             path=entry.path,
             data=read_file(entry.path),
             annotation=self.annotation(entry),
@@ -298,6 +276,9 @@ class FileSource:
             etag=entry.etag,
         )
 
-    def has_lost(self, path: str, etag: str) -> bool:
-        """Return whether a file at or below one of the paths is missing, or part of a photo."""
-        return path in self._raw or self._roots.has_lost(path)
+    def _find(self, paths: Iterable[str | Path]) -> Mapping[str, str]:
+        """Find the files: absolute path -> its raw file, or an empty text."""
+        return find_files(paths)
+
+    def _etag(self, path: str) -> str:
+        return file_etag(path)

@@ -12,7 +12,6 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.text import humanize_label
 from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
-from coca.data.sources.source import ClassSource, MetadataSource
 from coca.metrics.classification import top_k_accuracy
 from coca.predict.predictor import Predictor
 from coca.predict.prompts import sentences_of, templates_named
@@ -115,15 +114,15 @@ def _classes_of(config: TaskConfig) -> list[str]:
     With `limit`, the classes of the evaluated samples alone would raise the score.
     """
     source = open_source(config.data)
-    if isinstance(source, ClassSource):
+    if source.classes:
         return [humanize_label(name) for name in source.classes]
     samples = read_all_metadata(config.data) if config.limit else []
     return sorted({humanize_label(sample.labels[0]) for sample in samples if sample.labels})
 
 
 def _notes(config: TaskConfig) -> tuple[str, ...]:
-    listed = isinstance(open_source(config.data), ClassSource | MetadataSource)
-    if not config.limit or config.classes or listed:
+    source = open_source(config.data)
+    if not config.limit or config.classes or source.classes or source.has_metadata:
         return ()
     return (
         f"the candidates are the classes of the first {config.limit:,} samples only, which raises "

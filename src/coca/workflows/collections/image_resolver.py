@@ -6,15 +6,15 @@ from pathlib import Path
 from coca.core.errors import DataError
 from coca.core.files.local_files import MAX_IMAGE_BYTES, read_file
 from coca.data.storage.storage import Storage, is_remote
+from coca.search.ingest.sample_source import SampleSource
 from coca.search.ingest.sources import WHOLE, Entry
+from coca.search.ingest.video_source import VideoSource
 from coca.search.records import frame_interval_of, series_of
 from coca.workflows.collections.image_sources import (
     TABLE_SUFFIXES,
-    SampleSource,
     open_sources,
     resolve_uri,
 )
-from coca.workflows.collections.video_source import VideoSource
 
 _WITHIN = re.compile(rf"(?:{'|'.join(map(re.escape, ('.tar', *TABLE_SUFFIXES)))})(?=/)", re.I)
 
@@ -55,7 +55,7 @@ class ImageResolver:
             raise DataError(
                 f"{container} has no {path[len(container) + 1 :]} any more", reason="missing"
             )
-        return self._source.read(self._entries[path]).data
+        return next(self._source.read(self._entries[path])).data
 
     def _frame(self, path: str, etag: str) -> bytes:
         file = series_of(path, etag)
@@ -66,7 +66,7 @@ class ImageResolver:
             entry = next(iter(source.entries()), None)
             if entry is None or entry.etag != etag:
                 raise DataError(f"{file} has changed since it was indexed", reason="changed")
-            self._frames = {frame.path: frame.data for frame in source.series(entry)}
+            self._frames = {frame.path: frame.data for frame in source.read(entry)}
             self._video = (file, etag)
         if path not in self._frames:
             raise DataError(f"{file} has no such frame any more: {path}", reason="missing")

@@ -7,20 +7,17 @@ typed result and do not look at names again.
 import importlib.util
 import logging
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from coca.core.annotations import SIDECAR_SUFFIXES, XMP_SUFFIX
 from coca.core.errors import ConfigError, DataError
 from coca.core.extras import require
 from coca.core.files.formats import PHOTO_SUFFIXES, RAW_SUFFIXES, VIDEO_SUFFIXES
-from coca.core.files.local_files import check_spaces, is_gone, modified_at
+from coca.core.files.local_files import check_spaces, is_gone
 from coca.core.installation import pip_install
 from coca.data.sources.factory import open_source
-from coca.data.sources.source import PathSource, Source, SourceConfig
 from coca.data.sources.table import SUFFIXES
 from coca.data.sources.table_source import ManifestConfig
 from coca.data.sources.tar.shards import ShardsConfig, ShardSource
@@ -28,16 +25,9 @@ from coca.data.sources.zip_archive import ZipConfig
 from coca.data.storage.storage import expand_braces, full_path, is_remote
 from coca.processing.image_file import DECODERS
 from coca.search.ingest.parquet import find_vectors
-from coca.search.ingest.photo_metadata import Annotation
-from coca.search.ingest.sources import (
-    AnySource,
-    Entry,
-    FileSource,
-    SourceImage,
-    empty_folders,
-    find_files,
-)
-from coca.workflows.collections.video_source import VideoSource, live_photo_of
+from coca.search.ingest.sample_source import SampleSource, UnreadableFile
+from coca.search.ingest.sources import FileSource, ImageSource, empty_folders
+from coca.search.ingest.video_source import VideoSource, live_photo_of
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +144,7 @@ def open_sources(
     frame_interval_s: float = FRAME_INTERVAL_S,
     read_from: Sequence[str] = (),
     within: Sequence[Path] = (),
-) -> list[AnySource]:
+) -> list[ImageSource]:
     """Open resolved URIs of mixed kinds as sources of images.
 
     A tar or table that is unreadable as a whole does not stop the others. It becomes an
@@ -162,7 +152,7 @@ def open_sources(
     """
     if files := vectors_files(uris):
         raise ConfigError(f"{files[0]} contains vectors and no images: call `index_images`")
-    sources: list[AnySource] = []
+    sources: list[ImageSource] = []
     paths, missing = uris_of(uris, "folder", "image"), uris_of(uris, "missing")
     if paths or missing:
         sources.append(FileSource(paths, missing=missing, within=within))
@@ -170,16 +160,21 @@ def open_sources(
     unreadable: list[UnreadableFile] = []
     if tars := [one.uri for one in uris if one.kind == "tars" or _has_tars(one)]:
         shards = SampleSource(
-            ShardsConfig(path=tuple(tars)),
-            on_bad_tar=lambda tar, error: unreadable.append(UnreadableFile(tar, error)),
-            within=within,
+            ShardSource(
+                ShardsConfig(path=tuple(tars)),
+                checksums=True,
+                on_bad=lambda tar, error: unreadable.append(UnreadableFile(tar, error)),
+                allow_overlap=True,
+                within=within,
+            )
         )
         if shards.entries() or not unreadable:
             sources.append(shards)
     for table in uris_of(uris, "manifest", "zip"):
         try:
             kind = ZipConfig if Path(table).suffix.lower() == ".zip" else ManifestConfig
-            sources.append(SampleSource(kind(path=table, read_from=tuple(read_from))))
+            config = kind(path=table, read_from=tuple(read_from))
+            sources.append(SampleSource(open_source(config)))
         except DataError as error:
             if not is_remote(table) and not os.path.exists(table):
                 raise
@@ -193,7 +188,7 @@ _IS_MOTION = "is the motion of a Live Photo, of which the photo is indexed inste
 
 
 def check_filled(
-    uris: Sequence[SourceUri], sources: Sequence[AnySource], *, prune: bool = False
+    uris: Sequence[SourceUri], sources: Sequence[ImageSource], *, prune: bool = False
 ) -> None:
     """Check that the sources have entries, and warn about empty folders and left out videos."""
     videos = uris_of(uris, "video")
@@ -222,115 +217,6 @@ def check_filled(
         logger.warning("there is nothing to index in %s", folder)
 
 
-@dataclass(frozen=True)
-class UnreadableFile:
-    """A tar or table that is unreadable as a whole: one entry, whose `read` raises."""
-
-    path: str
-    fault: DataError
-
-    def entries(self) -> Sequence[Entry]:
-        """Return the file as the only entry."""
-        return [Entry(full_path(self.path), "")]
-
-    def annotation(self, entry: Entry) -> None:
-        """Return None: there is no text."""
-
-    def read(self, entry: Entry) -> SourceImage:
-        """Raise the error."""
-        raise self.fault
-
-    def has_lost(self, path: str, etag: str) -> bool:
-        """Return False, since the content is unknown."""
-        return False
-
-
-class SampleSource:
-    """Adapter from a source of training samples to a source of images.
-
-    Labels become tags. Further captions, and questions with their answers, become metadata.
-
-    Args:
-        config: Configuration of the source.
-        on_bad_tar: Called for each unreadable tar, which is skipped; for sources of tars, which are
-            then read once also if several paths name them.
-        within: Folders that tars must be in after links are resolved; empty: anywhere.
-    """
-
-    def __init__(
-        self,
-        config: SourceConfig,
-        *,
-        on_bad_tar: Callable[[str, DataError], object] | None = None,
-        within: Sequence[Path] = (),
-    ) -> None:
-        source: Source
-        if on_bad_tar is not None and isinstance(config, ShardsConfig):
-            source = ShardSource(
-                config, checksums=True, on_bad=on_bad_tar, allow_overlap=True, within=within
-            )
-        else:
-            source = open_source(config)
-        if not isinstance(source, PathSource):
-            raise ConfigError(f"a source of kind {config.kind} cannot be indexed")
-        self._source = source
-        # Path -> rows that describe the image, each with the image's number within the row.
-        self._rows: dict[str, list[tuple[int, int]]] = {}
-        for row in range(len(source)):
-            for number, path in enumerate(source.paths(row)):
-                self._rows.setdefault(path, []).append((row, number))
-        self._entries = [Entry(path, self._etag(rows)) for path, rows in self._rows.items()]
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the samples and their order."""
-        return self._source.fingerprint
-
-    def entries(self) -> Sequence[Entry]:
-        """Return one entry per image, in the order of its first row."""
-        return self._entries
-
-    def annotation(self, entry: Entry) -> None:
-        """Return None: the etag changes when the text does."""
-
-    def read(self, entry: Entry) -> SourceImage:
-        """Read an image with the texts of all rows that describe it."""
-        rows = self._rows[entry.path]
-        samples = [self._source.read(row) for row, _ in rows]
-        captions = list(dict.fromkeys(caption for sample in samples for caption in sample.captions))
-        first = samples[0]
-        questions = [
-            {"question": sample.text, "answers": list(sample.answers)}
-            for sample in samples
-            if sample.text or sample.answers
-        ]
-        metadata = dict(first.metadata)
-        if questions:
-            metadata["questions"] = questions
-        tags = [tag for sample in samples for tag in sample.labels]
-        return SourceImage(
-            path=entry.path,
-            data=first.images[rows[0][1]],
-            annotation=Annotation.of(captions, metadata, tags=tags),
-            modified_at=modified_at(entry.path),
-            etag=entry.etag,
-        )
-
-    def has_lost(self, path: str, etag: str) -> bool:
-        """Check whether the path belonged to this source; tars and tables are listed in full."""
-        return self._source.owned(path, etag)
-
-    def _etag(self, rows: Sequence[tuple[int, int]]) -> str:
-        etags = []
-        for row, _ in rows:
-            try:
-                etags.append(self._source.etag(row))
-            except DataError:
-                # Reading the row reports the error.
-                return ""
-        return ",".join(etags)
-
-
 def _has_tars(uri: SourceUri) -> bool:
     """Return whether the URI is a folder with tars, which may be folders by name only."""
     return uri.kind == "folder" and any(not tar.is_dir() for tar in Path(uri.uri).glob("*.tar"))
@@ -338,10 +224,10 @@ def _has_tars(uri: SourceUri) -> bool:
 
 def _open_videos(
     uris: Sequence[SourceUri], frame_interval_s: float, within: Sequence[Path]
-) -> list[AnySource]:
+) -> list[ImageSource]:
     """Open the videos, if there are any; without `av`, those in folders are skipped."""
     folders, videos = uris_of(uris, "folder"), uris_of(uris, "video")
-    if not (frame_interval_s and find_files([*folders, *videos], VIDEO_SUFFIXES, warn=False)):
+    if not frame_interval_s:
         return []
     source = VideoSource([*folders, *videos], frame_interval_s=frame_interval_s, within=within)
     if not (count := len(source.entries())):
@@ -353,95 +239,3 @@ def _open_videos(
         return []
     require("av", extra="video")
     return [source]
-
-
-# Files of folders that are skipped: their number by suffix, and a remedy for each kind.
-
-
-LINK = "links to folders"
-"""Key of linked folders, next to the suffixes."""
-
-_RAW = frozenset({".3fr", ".crw", ".dcr", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".mrw"}) | {
-    ".nrw",
-    ".pef",
-    ".raw",
-    ".rwl",
-    ".sr2",
-    ".srf",
-    ".srw",
-    ".x3f",
-}
-"""Raw photos that are not read."""
-_IMAGES = (
-    frozenset({".ai", ".cdr", ".cin", ".dds", ".eps", ".exr", ".fit", ".fits", ".hdr"})
-    | {".icns", ".ico", ".jp2", ".jpe", ".jfif", ".jxl", ".kra", ".pcx", ".pbm"}
-    | {".pgm", ".pnm", ".ppm", ".psb", ".psd", ".qoi", ".svg", ".svgz", ".tga", ".xcf", ".xpm"}
-)
-_ARCHIVES = frozenset({".7z", ".bz2", ".gz", ".rar", ".tgz", ".xz", ".zst"})
-_TABLES = TABLE_SUFFIXES - {".zip"}
-_KINDS: Sequence[tuple[frozenset[str], str]] = (
-    (_RAW, "raw photos: index JPEG copies of them"),
-    (_IMAGES, "images of other formats: convert them to JPEG or PNG"),
-    (frozenset({".tar"}), "tars below the top of the folder: pass them by name"),
-    (frozenset({".zip"}), "zips: pass those with a table by name, and unpack the others"),
-    (_ARCHIVES, "archives: unpack them"),
-    (_TABLES, "tables: pass those that list images by name"),
-    (frozenset({LINK}), "pass the linked folders by name"),
-)
-_MEDIA = PHOTO_SUFFIXES | VIDEO_SUFFIXES
-_TAKEN = _MEDIA | frozenset(SIDECAR_SUFFIXES) | {XMP_SUFFIX, ".idx", *STORE_SUFFIXES}
-_MOST_SUFFIXES = 6
-
-
-def skipped_files(uris: Iterable[SourceUri]) -> dict[str, int]:
-    """Count the skipped files of the folders among the URIs; suffix in lower case -> count.
-
-    Sidecar files, hidden files, files of SQLite stores, and raw photos next to a photo of the same
-    name are not counted. Images and videos whose package is not installed are reported where they
-    are searched.
-    """
-    counts: Counter[str] = Counter()
-    tops = {os.path.abspath(uri) for uri in uris_of(uris, "folder")}
-    passed = {os.path.abspath(uri.uri) for uri in uris} - tops
-    seen: set[str] = set()
-    for top in sorted(tops):
-        for here, folders, names in os.walk(top):
-            if here in seen:
-                folders.clear()
-                continue
-            seen.add(here)
-            visible = [os.path.join(here, name) for name in folders if not name.startswith(".")]
-            links = [path for path in visible if os.path.islink(path)]
-            counts[LINK] += sum(os.path.realpath(path) not in tops for path in links)
-            folders[:] = [os.path.basename(path) for path in visible if path not in links]
-            parts = {name: os.path.splitext(name) for name in names}
-            photos = {stem for stem, suffix in parts.values() if suffix.lower() in PHOTO_SUFFIXES}
-            for name, (stem, suffix) in parts.items():
-                suffix = suffix.lower()
-                is_read = suffix in _TAKEN or (suffix == ".tar" and here in tops)
-                is_read |= suffix in _RAW and stem in photos
-                if not (name.startswith(".") or is_read or os.path.join(here, name) in passed):
-                    counts[suffix] += 1
-    return dict(sorted((+counts).items()))
-
-
-def describe_skipped(counts: Mapping[str, int]) -> list[str]:
-    """Describe skipped files in one sentence for each kind, with the remedy."""
-    known = {suffix for suffixes, _ in _KINDS for suffix in suffixes}
-    sentences = [
-        f"skipped {listed}: {remedy}"
-        for suffixes, remedy in _KINDS
-        if (listed := _listed({name: counts[name] for name in counts.keys() & suffixes}))
-    ]
-    others = {name: count for name, count in counts.items() if name not in known}
-    if others:
-        sentences.append(f"skipped {_listed(others)}: no images, videos or tars")
-    return sentences
-
-
-def _listed(counts: Mapping[str, int]) -> str:
-    """List counts by suffix, the most frequent first."""
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    named = [f"{count:,} {suffix or 'without suffix'}" for suffix, count in ordered]
-    more = sum(count for _, count in ordered[_MOST_SUFFIXES:])
-    return ", ".join([*named[:_MOST_SUFFIXES], *([f"{more:,} others"] if more else [])])

@@ -23,7 +23,8 @@ from coca.search.ingest.encoding import Captioner
 from coca.search.ingest.ingest_report import BadLog, IngestReport
 from coca.search.ingest.parquet import read_info
 from coca.search.ingest.pipeline import ingest, ingest_vectors
-from coca.search.ingest.sources import AnySource
+from coca.search.ingest.sample_source import UnreadableFile
+from coca.search.ingest.sources import ImageSource
 from coca.search.records import CollectionInfo, check_same_model
 from coca.search.store import DEFAULT_COLLECTION, Collection, default_collection
 from coca.weights import DEFAULT_MODEL
@@ -33,15 +34,13 @@ from coca.workflows.collections.collection_model import (
     model_of,
 )
 from coca.workflows.collections.image_sources import (
-    UnreadableFile,
     check_filled,
-    describe_skipped,
     open_sources,
     resolve_uris,
-    skipped_files,
     vectors_files,
 )
 from coca.workflows.collections.index_settings import IndexOptions, IndexSettings
+from coca.workflows.collections.skipped_files import describe_skipped, skipped_files
 from coca.workflows.collections.watch import check_watchable, watch_folders
 
 logger = logging.getLogger(__name__)
@@ -171,7 +170,7 @@ def index_images(
 
 
 def index_sources(
-    sources: Sequence[AnySource],
+    sources: Sequence[ImageSource],
     predictor: Predictor,
     *,
     uri: str,
@@ -189,7 +188,7 @@ def _indexing(
     uri: str,
     settings: IndexSettings,
     progress: ProgressMaker,
-) -> Iterator[Callable[[Sequence[AnySource]], IndexResult]]:
+) -> Iterator[Callable[[Sequence[ImageSource]], IndexResult]]:
     """Open or create the collection to fill; yield the function that indexes sources into it."""
     token, dimensions = settings.token, settings.dimensions
     name = settings.collection or DEFAULT_COLLECTION
@@ -235,7 +234,7 @@ def _index_into(
     writer: Captioner | None,
     settings: IndexSettings,
     progress: ProgressMaker,
-    sources: Sequence[AnySource],
+    sources: Sequence[ImageSource],
 ) -> IndexResult:
     with counted_on_ctrl_c(collection):
         report = ingest(

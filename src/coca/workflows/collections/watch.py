@@ -15,7 +15,7 @@ from coca.core.annotations import SIDECAR_SUFFIXES, XMP_SUFFIX
 from coca.core.errors import ConfigError, DataError, SearchError, StorageError
 from coca.core.files.formats import PHOTO_SUFFIXES, RAW_SUFFIXES, VIDEO_SUFFIXES
 from coca.core.files.local_files import Roots
-from coca.search.ingest.sources import AnySource, FileSource
+from coca.search.ingest.sources import FileSource, ImageSource
 from coca.workflows.collections.image_sources import (
     STORE_SUFFIXES,
     SourceUri,
@@ -37,7 +37,7 @@ _Result = TypeVar("_Result")
 
 def watch_folders(
     folders: Sequence[SourceUri],
-    index: Callable[[Sequence[AnySource]], _Result],
+    index: Callable[[Sequence[ImageSource]], _Result],
     *,
     frame_interval_s: float,
     settle_s: float = SETTLE_S,
@@ -121,7 +121,7 @@ def check_watchable(uris: Sequence[SourceUri]) -> None:
             raise ConfigError(f"{uri.uri} cannot be watched: only local folders can")
 
 
-def folders_of(sources: Iterable[AnySource]) -> set[str]:
+def folders_of(sources: Iterable[ImageSource]) -> set[str]:
     """Return all folders that contain entries of these sources, and their parent folders."""
     folders: set[str] = set()
     for source in sources:
@@ -135,7 +135,7 @@ def folders_of(sources: Iterable[AnySource]) -> set[str]:
 
 def changed_sources(
     paths: Iterable[Path], image_folders: Container[str], roots: Roots, *, frame_interval_s: float
-) -> list[AnySource]:
+) -> list[ImageSource]:
     """Open the sources of changed paths: existing files, and deleted ones."""
     # Without `av`, videos are skipped, as in folders.
     read = _IMAGES if importlib.util.find_spec("av") is None else _TAKEN

@@ -31,7 +31,7 @@ from coca.data.loading.feature_file import (
 )
 from coca.data.loading.mixture import mix
 from coca.data.sample import Sample
-from coca.data.sources.source import EtagSource, Source, SourceConfig, read_rows
+from coca.data.sources.source import Source, SourceConfig
 from coca.model.encoders.encoder import ImageEncoder
 from coca.model.lora import LowRank
 from coca.model.openclip.openclip import AnyCoCa
@@ -178,7 +178,7 @@ class ViewReader:
             rows = range(start, min(start + count, self.key.rows))
             found = [
                 self._views(row, sample)
-                for row, sample in zip(rows, read_rows(self._source, rows), strict=True)
+                for row, sample in zip(rows, self._source.read_many(rows), strict=True)
             ]
             side = self.transform.config.image_size
             empty = torch.zeros(self.key.views, 3, side, side, dtype=torch.uint8)
@@ -205,10 +205,8 @@ class ViewReader:
 
 
 def _etags(source: Source, rows: int) -> list[str]:
-    """Return the etag of each row, if the source detects changed images by them."""
+    """Return the etag of each row, empty where the row is damaged."""
     etags: list[str] = []
-    if not isinstance(source, EtagSource):
-        return etags
     for row in range(rows):
         try:
             etags.append(source.etag(row))

@@ -21,7 +21,7 @@ from coca.core.files.atomic import read_json, write_json
 from coca.core.malloc import keep_freed_memory
 from coca.core.progress import ProgressMaker, ProgressOption, as_maker, silent
 from coca.data.loading.loader import LoaderConfig
-from coca.data.sources.source import SourceConfig, read_metadata
+from coca.data.sources.source import SourceConfig
 from coca.metrics.answers import normalize_answer
 from coca.model.checkpoint import has_checkpoint
 from coca.model.coca_config import HeadConfig
@@ -203,7 +203,7 @@ def _names(sources: Sources, by_answers: bool) -> Iterator[Sequence[str]]:
             names: Sequence[str] = ()
             # The loader reports a bad sample during the run.
             with suppress(DataError):
-                sample = read_metadata(source, row)
+                sample = source.read_metadata(row)
                 names = sample.labels
                 if by_answers:
                     names = [normalize_answer(answer) for answer in sample.answers]

@@ -17,7 +17,7 @@ from coca.data.loading.feature_file import FeatureFile
 from coca.data.loading.loader import Loader, LoaderConfig
 from coca.data.loading.text import keywords_of, templates_of, texts_of
 from coca.data.sources.factory import open_source
-from coca.data.sources.source import Source, SourceConfig, read_metadata
+from coca.data.sources.source import Source, SourceConfig
 from coca.model.checkpoint import has_checkpoint
 from coca.model.encoders.encoder import Normalization
 from coca.processing.augment import Augment, AugmentConfig
@@ -220,7 +220,7 @@ def _texts(sources: Sources) -> Iterator[str]:
         read = found = 0
         for row in range(0, len(source), step):
             try:
-                sample = read_metadata(source, row)
+                sample = source.read_metadata(row)
             except DataError:
                 continue  # the loader reports it during the run
             texts, answers = texts_of(sample, config)

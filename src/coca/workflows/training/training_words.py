@@ -8,7 +8,6 @@ from pathlib import Path
 from coca.core.errors import DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.text import keywords_of, templates_of, texts_of
-from coca.data.sources.source import read_metadata
 from coca.model.checkpoint import has_checkpoint
 from coca.processing.caption_words import CAPTION_WORDS_FILE, CaptionWords, words_of
 from coca.processing.processor import Processor
@@ -99,7 +98,7 @@ def find_caption_words(
             for row in range(0, len(source), step):
                 bar.advance(step)
                 try:
-                    sample = read_metadata(source, row)
+                    sample = source.read_metadata(row)
                 except DataError:
                     continue  # the loader reports it during the run
                 texts, answers = texts_of(sample, config)

@@ -28,7 +28,7 @@ from coca.core.files.atomic import write_atomic
 from coca.core.files.formats import IMAGE_FORMATS_SHOWN
 from coca.core.files.local_files import MAX_IMAGE_BYTES, check_within, doubt, nearest
 from coca.data.sample import Sample
-from coca.data.sources.source import SelectionConfig, register_source
+from coca.data.sources.source import SelectionConfig, Source, register_source
 from coca.data.sources.table_source import selected_rows
 from coca.data.sources.tar.index import (
     ABSENT,
@@ -165,7 +165,7 @@ class ShardsConfig(SelectionConfig):
 
 
 @register_source("shards", ShardsConfig)
-class ShardSource:
+class ShardSource(Source):
     """Random-access source over a list of tar shards, in the order of the list.
 
     Tars without an index are indexed by their headers. Where the index has checksums, every file is

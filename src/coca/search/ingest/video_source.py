@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +10,11 @@ from PIL import Image
 
 from coca.core.errors import DataError
 from coca.core.files.formats import VIDEO_SUFFIXES
-from coca.core.files.local_files import Roots, check_regular, file_etag
+from coca.core.files.local_files import check_regular
 from coca.processing.video import read_frames
 from coca.search.ingest.sources import (
     Entry,
+    FileSource,
     SourceImage,
     check_links,
     find_files,
@@ -35,14 +36,14 @@ def live_photo_of(video: str | Path) -> str:
     return next(filter(os.path.exists, photos), "")
 
 
-class VideoSource:
+class VideoSource(FileSource):
     """Videos of folders and paths, without those of Live Photos: one JPEG image per interval.
 
     The metadata of `NAME.json` apply to every frame. The caption of the file may describe content
     outside a frame, so it is stored as the metadata `video_caption`, not as the frame's caption.
     """
 
-    saw_deletion = False
+    is_series = True
 
     def __init__(
         self,
@@ -51,25 +52,10 @@ class VideoSource:
         frame_interval_s: float,
         within: Sequence[str | Path] = (),
     ) -> None:
-        self._within = within
         self._interval_s = frame_interval_s
-        self._tops = {os.path.abspath(path) for path in paths}
-        self._roots = Roots(self._tops)
-        self._entries = [
-            Entry(file, series_etag(file_etag(file), frame_interval_s))
-            for file in find_files(self._tops, VIDEO_SUFFIXES, warn=False)
-            if not live_photo_of(file)
-        ]
+        super().__init__(paths, within=within)
 
-    def entries(self) -> Sequence[Entry]:
-        """Return one entry per file, sorted by absolute path."""
-        return self._entries
-
-    def places(self) -> Sequence[str]:
-        """Return the paths."""
-        return sorted(self._tops)
-
-    def series(self, entry: Entry) -> Iterator[SourceImage]:
+    def read(self, entry: Entry) -> Iterator[SourceImage]:
         """Yield the frames of a file."""
         check_links(entry.path, self._within)
         changed_at = last_change(entry.path)
@@ -101,6 +87,10 @@ class VideoSource:
                 etag=entry.etag,
             )
 
-    def has_lost(self, path: str, etag: str) -> bool:
-        """Check whether a file at or below one of the paths no longer exists."""
-        return self._roots.has_lost(path)
+    def _find(self, paths: Iterable[str | Path]) -> Mapping[str, str]:
+        # A raw photo of the same name is not a part of the video.
+        found = find_files(paths, VIDEO_SUFFIXES, warn=False)
+        return {file: "" for file in found if not live_photo_of(file)}
+
+    def _etag(self, path: str) -> str:
+        return series_etag(super()._etag(path), self._interval_s)
