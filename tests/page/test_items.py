@@ -412,6 +412,8 @@ def test_selected_images_are_downloaded(visit: Visit, tmp_path: Path) -> None:
     with zipfile.ZipFile(saved[1]) as archive:
         assert archive.testzip() is None
         assert archive.namelist() == ["blue-circle.png", "green-circle.png"]
+        dates = [one.date_time for one in archive.infolist()]
+        assert dates == [(2013, 6, 15, 0, 0, 0), (2012, 6, 15, 0, 0, 0)]
         assert archive.read("blue-circle.png") == saved[0].read_bytes()
 
 
