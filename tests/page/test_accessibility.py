@@ -63,8 +63,30 @@ def show_details(tab: Any) -> None:
 
 def open_why(tab: Any) -> None:
     show_details(tab)
-    tab.get_by_role("button", name="Why?").click()
-    tab.wait_for_selector(".why .details")
+    tab.get_by_text("Why?", exact=True).click()
+    tab.wait_for_selector(".why details")
+
+
+def judge_hits(tab: Any) -> None:
+    """Give the hits two reasons, and fold the unlikely ones."""
+
+    def change(route: Any) -> None:
+        response = route.fetch()
+        body = response.json()
+        for number, hit in enumerate(body["hits"]):
+            reason = "tag: circle" if number % 2 else "caption"
+            hit |= {"likely": number < 4, "reason": reason}
+        route.fulfill(response=response, json=body)
+
+    tab.route("**/v1/search", change)
+    tab.fill("#search-text", "a red circle")
+    tab.keyboard.press("Enter")
+    tab.wait_for_selector("#fold:not([hidden])")
+
+
+def choose_word(tab: Any) -> None:
+    open_item(tab)
+    tab.locator(".why-word").first.click()
 
 
 def show_confirmation(tab: Any) -> None:
@@ -96,6 +118,8 @@ STATES: dict[str, tuple[str, Callable[[Any], None] | None]] = {
     "no hits": ("/?tag=no-such-tag", None),
     "item": ("/", open_item),
     "why": ("/?q=circle", open_why),
+    "reasons": ("/", judge_hits),
+    "chosen word": ("/?q=red+circle", choose_word),
     "details": ("/", show_details),
     "confirmation": ("/", show_confirmation),
     "failed upload": ("/", show_failed_upload),

@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 
 from coca.core.installation import pip_install
 from coca.search.records import content_id
-from page_service import AXE, Watch, render, transfer
+from page_service import AXE, PHONE, Watch, render, transfer
 
 pytestmark = pytest.mark.page
 
@@ -412,6 +412,8 @@ def test_selected_images_are_downloaded(visit: Visit, tmp_path: Path) -> None:
     with zipfile.ZipFile(saved[1]) as archive:
         assert archive.testzip() is None
         assert archive.namelist() == ["blue-circle.png", "green-circle.png"]
+        dates = [one.date_time for one in archive.infolist()]
+        assert dates == [(2013, 6, 15, 0, 0, 0), (2012, 6, 15, 0, 0, 0)]
         assert archive.read("blue-circle.png") == saved[0].read_bytes()
 
 
@@ -432,9 +434,9 @@ def test_near_duplicates_are_compared_and_hidden(visit: Visit) -> None:
     count(tab, 13)
 
 
-def open_explained(visit: Visit, words: list[dict[str, Any]]) -> Any:
-    """Open an image of a search whose explanation has some words, and its reasons."""
-    tab = visit("/?q=red+circle")
+def open_explained(visit: Visit, words: list[dict[str, Any]], **options: Any) -> Any:
+    """Open an image of a search whose explanation has some words."""
+    tab = visit("/?q=red+circle", **options)
 
     def fill(route: Any) -> None:
         answer = route.fetch()
@@ -443,8 +445,6 @@ def open_explained(visit: Visit, words: list[dict[str, Any]]) -> Any:
     tab.route("**/v1/explain", fill)
     tab.locator(".tile-link").first.click()
     tab.wait_for_selector("dialog.item[open]")
-    tab.keyboard.press("i")
-    tab.get_by_text("Why?", exact=True).click()
     return tab
 
 
@@ -474,8 +474,34 @@ def test_a_word_is_shown_on_one_scale_and_only_where_it_is_seen(visit: Visit) ->
     expect(tab.locator(".why-map")).to_have_count(0)
 
 
+@pytest.mark.parametrize("phone", [False, True], ids=["wide", "phone"])
+def test_a_chosen_word_stays_chosen_while_stepping(visit: Visit, phone: bool) -> None:
+    words = [word("red", 9.3, 0.0, 0.1), word("circle", 0.5, 0.1, 0.16)]
+    tab = open_explained(visit, words, **(PHONE if phone else {}))
+    chip = tab.locator(".why-word", has_text="circle")
+    expect(chip).to_have_text("circle: perhaps")
+    stage, place = tab.locator(".item-stage").bounding_box(), chip.bounding_box()
+    assert stage["y"] < place["y"] < stage["y"] + 100
+    chip.focus()
+    tab.keyboard.press("Enter")
+    canvas = tab.locator(".item-frame .why-map")
+    expect(canvas).to_have_count(1)
+    with tab.expect_response("**/v1/explain"):
+        tab.keyboard.press("ArrowRight")
+        # The words are there before the next image is explained.
+        expect(chip).to_have_text("circle")
+    expect(chip).to_have_text("circle: perhaps")
+    expect(chip).to_have_attribute("aria-pressed", "true")
+    expect(chip).to_be_focused()
+    expect(canvas).to_have_count(1)
+    tab.keyboard.press("Enter")
+    expect(canvas).to_have_count(0)
+
+
 def test_the_parts_of_a_score_are_its_sum_and_the_next_image_is_explained(visit: Visit) -> None:
     tab = open_explained(visit, [])
+    tab.keyboard.press("i")
+    tab.get_by_text("Why?", exact=True).click()
     rows = tab.locator(".why details .details")
     expect(rows).to_be_hidden()
     tab.get_by_text("Parts of the score").click()
@@ -508,7 +534,7 @@ def test_a_wrong_reason_is_corrected_where_it_is_named(uploaded: tuple[Any, Any]
     tab.keyboard.press("Escape")
     tab.wait_for_url(lambda url: "item=" not in url)
     tab.reload()
-    expect(tile.locator(".tile-why")).to_have_text("Caption")
+    expect(tile.locator(".tile-why")).to_have_text("a zeppelin")
     tile.locator(".tile-link").click()
     item.get_by_role("button", name="Correct the caption").click()
     expect(caption).to_be_focused()

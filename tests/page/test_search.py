@@ -12,7 +12,7 @@ pytest.importorskip("playwright", reason="playwright is not installed: make test
 
 from playwright.sync_api import expect
 
-from page_service import render, transfer
+from page_service import PHONE, render, transfer
 
 pytestmark = pytest.mark.page
 
@@ -137,26 +137,105 @@ def test_a_missing_image_of_another_tab_is_reported(visit: Visit) -> None:
     expect(tab.locator("#message h2")).to_have_text("The image of this query is gone")
 
 
-def test_unlikely_hits_have_a_heading(visit: Visit) -> None:
-    def judge(route: Any) -> None:
+def judge(tab: Any, reasons: list[tuple[str, bool]], caption: str = "") -> None:
+    """Give the first hits a reason each, and whether they are likely; the others are not."""
+
+    def change(route: Any) -> None:
         response = route.fetch()
         body = response.json()
-        for number, hit in enumerate(body["hits"]):
-            hit |= {"likely": number < 5 and number != 2, "reason": "tag: circle"}
+        for hit in body["hits"]:
+            hit |= {"likely": False, "reason": "looks like"}
+        for hit, (reason, likely) in zip(body["hits"], reasons, strict=False):
+            hit |= {"likely": likely, "reason": reason}
+            if reason == "caption" and caption:
+                hit["caption"] = caption
         route.fulfill(response=response, json=body)
 
-    tab = visit()
-    tab.route("**/v1/search", judge)
-    tab.fill("#search-text", "a red circle")
+    tab.route("**/v1/search", change)
+
+
+def search(tab: Any, text: str) -> None:
+    tab.fill("#search-text", text)
+    tab.keyboard.press("Enter")
+
+
+WIDE = {"viewport": {"width": 1_440, "height": 900}}
+TAGGED, CAPTION, LOOKS = "tag: circle", "caption", "looks like"
+
+
+@pytest.mark.parametrize("options", [WIDE, PHONE], ids=["wide", "phone"])
+def test_unlikely_hits_are_folded_and_shown_by_a_key(visit: Visit, options: dict[str, Any]) -> None:
+    tab = visit(**options)
+    judge(tab, [(TAGGED, True), (TAGGED, True), (LOOKS, False), (CAPTION, True), (LOOKS, True)])
+    search(tab, "a red circle")
+    fold = tab.get_by_role("region", name="Unlikely images")
+    expect(fold).to_contain_text("The other images probably do not show “a red circle”.")
+    expect(tab.locator("#summary")).to_have_text("5 images")
+    expect(tab.locator(".tile")).to_have_count(5)
+    fold.get_by_role("button", name="Show them").focus()
     tab.keyboard.press("Enter")
     heading = tab.locator(".wall-heading", has_text="Probably not")
     expect(heading).to_be_visible()
-    assert tab.locator(".wall-heading").count() == 1
+    expect(fold).to_be_hidden()
+    expect(tab.locator('.tile[data-index="5"] .tile-link')).to_be_focused()
     place = heading.bounding_box()["y"]
     boxes = [tab.locator(f'.tile[data-index="{index}"]').bounding_box() for index in (4, 5)]
     assert boxes[0]["y"] + boxes[0]["height"] <= place + 1 < boxes[1]["y"] + 1
-    expect(tab.locator('.tile[data-index="1"] .tile-why')).to_have_text("Tag: circle")
-    tab.locator('.tile[data-index="0"] .tile-link').click()
+    assert query_of(tab)["all"] == ["1"]
+    tab.reload()
+    expect(heading).to_be_visible()
+    search(tab, "a blue circle")
+    expect(fold).to_be_visible()
+    assert "all" not in query_of(tab)
+
+
+def test_hits_are_shown_where_none_is_likely(visit: Visit) -> None:
+    tab = visit()
+    judge(tab, [])
+    search(tab, "a red circle")
+    expect(tab.locator(".wall-heading", has_text="Probably not")).to_be_visible()
+    expect(tab.locator("#fold")).to_be_hidden()
+    expect(tab.locator('.tile[data-index="5"]')).to_be_attached()
+
+
+@pytest.mark.parametrize("options", [WIDE, PHONE], ids=["wide", "phone"])
+def test_a_chip_keeps_the_hits_of_one_reason(visit: Visit, options: dict[str, Any]) -> None:
+    tab = visit(**options)
+    judge(tab, [(LOOKS, True), (CAPTION, True), (TAGGED, True), (CAPTION, True)])
+    search(tab, "a red circle")
+    chips = tab.locator(".chip-why")
+    expect(chips).to_have_text(["Caption (2)", "Looks like it (1)", "Tag: circle (1)"])
+    ranked = names(tab)
+    chips.first.focus()
+    tab.keyboard.press("Enter")
+    expect(tab.locator(".tile")).to_have_count(2)
+    assert names(tab) == [ranked[1], ranked[3]]
+    expect(chips.first).to_have_attribute("aria-pressed", "true")
+    expect(tab.locator("#summary")).to_have_text("2 images")
+    assert query_of(tab)["why"] == ["caption"]
+    tab.go_back()
+    expect(tab.locator(".tile")).to_have_count(4)
+    chips.last.click()
+    expect(tab.locator(".tile")).to_have_count(1)
+    # A reason is of one query.
+    search(tab, "a blue circle")
+    expect(tab.locator(".tile")).to_have_count(4)
+    assert "why" not in query_of(tab)
+
+
+def test_a_tile_names_its_tag_or_the_word_of_its_caption(visit: Visit) -> None:
+    tab = visit()
+    caption = "the long way home, behind the old mill, and two circles in the sand"
+    judge(tab, [(TAGGED, True), (CAPTION, True), (LOOKS, True)], caption)
+    search(tab, "the circle")
+    whys = tab.locator(".tile-why")
+    expect(whys).to_have_count(2)
+    expect(whys.nth(0)).to_have_text("Tag: circle")
+    expect(whys.nth(1)).to_have_text("… the old mill, and two circles in the sand")
+    expect(whys.nth(1).locator("b")).to_have_text(["circles"])
+    link = tab.locator('.tile[data-index="0"] .tile-link')
+    expect(link).to_have_accessible_description("Tag: circle")
+    link.click()
     expect(tab.locator(".item-panel")).to_contain_text("Tag: circle")
 
 

@@ -102,7 +102,7 @@ const itemPath = (id) => `v1/items/${encodeURIComponent(id)}`;
 export const api = {
   collections: () => call("GET", "v1/collections"),
   search: (body, signal) => call("POST", "v1/search", body, signal),
-  explain: (body) => call("POST", "v1/explain", body),
+  explain: (body, signal) => call("POST", "v1/explain", body, signal),
   facets: (body, signal) => call("POST", "v1/facets", body, signal),
   duplicates: (body, signal) => call("POST", "v1/duplicates", body, signal),
   searches: (collection) => call("GET", "v1/searches" + named(collection)),

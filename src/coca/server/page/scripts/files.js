@@ -2,9 +2,14 @@
 
 import { api, apiKey } from "./api.js";
 import { h } from "./dom.js";
+import { t } from "./language.js";
 import { report } from "./notices.js";
 
 const REVOKE_MS = 60_000;
+/** Size from which on a ZIP archive needs fields of 64 bits, which this one lacks. */
+const MAX_ZIP_BYTES = 2 ** 32 - 1;
+/** Start of 1980, in seconds since 1970. */
+const FIRST_S = 315_532_800;
 
 /** Save a blob as a file of the reader. */
 export function saveBlob(blob, name) {
@@ -47,16 +52,25 @@ export async function zipOf(items, onProgress) {
   for (const [at, item] of items.entries()) {
     const data = new Uint8Array(await (await api.blob(item.original)).arrayBuffer());
     const name = new TextEncoder().encode(unique(item, names));
-    const fields = [[20, 2], [0x0800, 2], [0, 4], [0x21, 2], [crc32(data), 4], [data.length, 4], [data.length, 4], [name.length, 2], [0, 2]];
+    const fields = [[20, 2], [0x0800, 2], [0, 2], ...stampOf(item.time ?? 0), [crc32(data), 4], [data.length, 4], [data.length, 4], [name.length, 2], [0, 2]];
     const head = packed([0x04034b50, 4], ...fields);
     parts.push(head, name, data);
     directory.push(packed([0x02014b50, 4], [20, 2], ...fields, [0, 6], [0, 4], [offset, 4]), name);
     offset += head.length + name.length + data.length;
+    if (offset > MAX_ZIP_BYTES) throw new Error(t("A ZIP archive has at most 4 GB. Select fewer images."));
     onProgress(at + 1);
   }
   const size = directory.reduce((sum, part) => sum + part.length, 0);
   const end = packed([0x06054b50, 4], [0, 4], [items.length, 2], [items.length, 2], [size, 4], [offset, 4], [0, 2]);
   return new Blob([...parts, ...directory, end], { type: "application/zip" });
+}
+
+/** Write a date as the time and the day of MS-DOS, which begins in 1980. */
+function stampOf(seconds) {
+  const date = new Date(Math.max(seconds, FIRST_S) * 1000);
+  const time = (date.getUTCHours() << 11) | (date.getUTCMinutes() << 5) | (date.getUTCSeconds() >> 1);
+  const day = (Math.min(127, date.getUTCFullYear() - 1980) << 9) | ((date.getUTCMonth() + 1) << 5) | date.getUTCDate();
+  return [[time, 2], [day, 2]];
 }
 
 /** Write integers, each with its number of bytes, the lowest byte first. */

@@ -12,6 +12,7 @@ import { announce, report } from "./notices.js";
 import { showsDetails, toggleDetails } from "./preferences.js";
 import { listenToSwipes } from "./swipe.js";
 import { FAVOURITE, isFavourite, labelOf } from "./tile.js";
+import { Why } from "./why.js";
 
 export class ItemView {
   store; wall; terms; writable; onChanged; onGone;
@@ -31,6 +32,7 @@ export class ItemView {
     this.bar = h("div", { class: "item-bar" });
     this.steps = [["left", t("Previous image"), -1], ["right", t("Next image"), 1]].map(([name, label, by]) =>
       button(label, name, () => this.#step(by), { class: `item-step item-${name}` }));
+    this.why = new Why(this);
     this.view = h("div", { class: "item-view", tabindex: "-1" });
     this.dialog = h("dialog", { class: "item", "aria-labelledby": "item-title" }, this.view);
     this.dialog.addEventListener("close", () => this.#closed());
@@ -88,6 +90,7 @@ export class ItemView {
     const index = this.item ? this.wall.indexOf(this.item.id) : -1;
     this.item = null;
     this.#stage?.leave();
+    this.why.hide();
     this.view.replaceChildren();
     if (this.store.state.item) this.store.set({ item: "" });
     if (index >= 0) this.wall.focus(index);
@@ -117,7 +120,7 @@ export class ItemView {
 
   #draw() {
     this.#stage?.leave();
-    const stage = new Stage(this.item, ...this.steps, this.title);
+    const stage = new Stage(this.item);
     this.#stage = stage;
     listenToSwipes(stage.element, {
       may: () => stage.zoom.scale === 1 && this.dialog.scrollTop <= 0 && (visualViewport?.scale ?? 1) === 1,
@@ -131,14 +134,16 @@ export class ItemView {
   /** Draw all but the stage. */
   #drawParts() {
     const { item } = this;
-    const nameOf = (one) => one?.getAttribute?.("aria-label") ?? one?.textContent;
+    const nameOf = (one) => one?.dataset?.word ?? one?.getAttribute?.("aria-label") ?? one?.textContent;
     const focused = this.dialog.open && nameOf(document.activeElement);
     const ids = this.#ids(this.wall.indexOf(item.id));
     this.#neighbours = ids.join();
     this.steps.forEach((one, at) => (one.disabled = ids[at] === null));
     this.title.textContent = item.caption || item.name || item.id;
     this.bar.replaceChildren(...this.#actions().filter(Boolean));
+    this.#stage.element.append(...this.steps, this.title, this.why.chips);
     this.view.replaceChildren(this.bar, this.#stage.element, buildPanel(this));
+    this.why.show();
     if (!this.dialog.open) return;
     // Without a focus inside, the keys of the view would be lost.
     const again = [...this.view.querySelectorAll("button:not(:disabled), input, textarea")].find((one) => nameOf(one) === focused);

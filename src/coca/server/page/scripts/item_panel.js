@@ -6,7 +6,6 @@ import { h } from "./dom.js";
 import { openFile } from "./files.js";
 import { TECHNICAL, titleOf, valueName } from "./filters.js";
 import { date, t } from "./language.js";
-import { whyOf } from "./why.js";
 
 /** Kind of an item's date -> its name. */
 const DATES = { taken: "Taken", file: "File date", added: "Added" };
@@ -80,9 +79,9 @@ function detailsOf({ item }) {
 }
 
 /** Sections in their order: each is built from the view, or is null. */
-const SECTIONS = [whyOf, captionsOf, tagsOf, peopleOf, detailsOf];
+const SECTIONS = [({ why }) => why.section(), captionsOf, tagsOf, peopleOf, detailsOf];
 
-/** Build the panel of a view, which has `item`, `store`, `writable()` and `change(changes)`. */
+/** Build the panel of a view, which has `item`, `store`, `why`, `writable()` and `change(changes)`. */
 export function buildPanel(view) {
   return h("div", { class: "item-panel", tabindex: "-1" }, ...SECTIONS.map((section) => section(view)));
 }

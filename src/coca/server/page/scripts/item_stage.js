@@ -16,8 +16,7 @@ const UNSHOWN = /\.(heic|heif|tiff?|dng|cr2|cr3|nef|arw|raf|orf|rw2|jxl|jp2)$/i;
 export class Stage {
   #stop = new AbortController();
 
-  /** `actions` are further elements of the stage. */
-  constructor(item, ...actions) {
+  constructor(item) {
     this.item = item;
     this.image = h("img", { class: "item-image", alt: labelOf(item), draggable: "false" });
     this.frame = h("div", { class: "item-frame" }, this.image);
@@ -30,7 +29,6 @@ export class Stage {
       this.frame,
       h("p", { class: "item-missing-note" }),
       item.video && button(t("Play the video"), "play", () => this.play(), { class: "item-play" }),
-      ...actions,
     );
     this.image.addEventListener("load", () => this.element.classList.remove("item-missing"));
     this.image.addEventListener("error", () => this.#explain(this.image.dataset.path));

@@ -13,6 +13,7 @@ import { count, language, number, switchLanguage, t, translatePage } from "./lan
 import { faultOf, hideMessage, queryName, showMessage, showNoItems, showNote } from "./messages.js";
 import { announce, report } from "./notices.js";
 import { rowHeight, sizeControl, themeButton } from "./preferences.js";
+import { likelyPart, ofReason, reasonChips } from "./reasons.js";
 import { SearchField } from "./search_field.js";
 import { canSave, saveSearch, showSearches } from "./searches.js";
 import { Selection } from "./selection.js";
@@ -38,6 +39,8 @@ let service = { collections: [], writable: false, capabilities: [] };
 let period = null;
 /** Text of the query without typing errors; empty if it has none. */
 let meant = "";
+/** Counts of the reasons of the likely hits, see `countsOf` in reasons.js. */
+let reasons = [];
 
 const writable = () => service.writable;
 const addressOf = (item, at = 0) => location.pathname + toQuery({ ...store.state, item: item.id, at });
@@ -49,9 +52,11 @@ const thumbnailOf = (id, side = 128) => {
 const search = $("#search-text");
 const message = $("#message");
 const summary = $("#summary");
+const fold = $("#fold");
 const terms = new Terms($("#chips"), store, thumbnailOf);
 const wall = new Wall($("#wall"), {
   addressOf,
+  asked: () => [store.state.text, ...store.state.terms.filter(({ kind, sign }) => kind === "text" && sign > 0).map(({ value }) => value)].join(" "),
   selection,
   rowHeight,
   actions: {
@@ -98,6 +103,7 @@ const scopeKey = (state) => JSON.stringify(scopeOf(state));
 function loadWall(at = 0) {
   const { state } = store;
   clearTimeout(retry);
+  fold.hidden = true;
   const fault = faultOf(state, imageOf);
   if (fault) {
     wall.clear();
@@ -109,9 +115,10 @@ function loadWall(at = 0) {
   const body = { ...scope, where: [...scope.where, ...itself(state)], ...queryOf(state, imageOf) };
   document.body.classList.add("loading");
   const ended = field.measure();
-  const read = hasQuery(state) ? ranked(body) : listed(body);
+  const read = !hasQuery(state) ? listed(body) : state.why ? ofReason(body, state.why) : ranked(body, state.all);
   const source = async (offset, limit, signal) => {
     const response = await read(offset, limit, signal);
+    if (response.folded) drawFold(response.total);
     if (offset > 0) return response;
     ended();
     document.body.classList.remove("loading");
@@ -124,10 +131,27 @@ function loadWall(at = 0) {
 const listed = (body) => (offset, limit, signal) =>
   api.search({ ...body, offset, limit, days: offset === 0 }, signal);
 
-const ranked = (body) => async (offset, limit, signal) => {
+const ranked = (body, all) => async (offset, limit, signal) => {
   if (offset >= MAX_RANKED) return { hits: [], total: offset };
-  return api.search({ ...body, offset, limit: Math.min(limit, MAX_RANKED - offset) }, signal);
+  const response = await api.search({ ...body, offset, limit: Math.min(limit, MAX_RANKED - offset) }, signal);
+  return likelyPart(response, all);
 };
+
+/** Draw the end of a number of likely hits, and the button that shows the others below them. */
+function drawFold(likely) {
+  const show = () => {
+    const at = wall.place ?? 0;
+    store.set({ all: true }, { replace: true });
+    wall.addEventListener("received", () => wall.focus(likely), { once: true });
+    loadWall(at);
+  };
+  fold.replaceChildren(
+    h("h2", {}, t("Probably not")),
+    h("p", { class: "hint" }, t("The other images probably do not show {query}.", { query: queryName(store.state) })),
+    button(t("Show them"), null, show, { text: true }),
+  );
+  fold.hidden = false;
+}
 
 /** Show why nothing is shown; a service that does not answer is asked again until it does. */
 function showFailure(error) {
@@ -161,10 +185,10 @@ function describeResult(response) {
   const { hits, total } = response;
   period = response.period ?? null;
   meant = response.did_you_mean ?? "";
+  reasons = response.reasons ?? [];
   const notes = [];
   if (total !== null) notes.push(count(total, "image"));
   else if (hits.length < response.limit) notes.push(count(hits.length, "image"));
-  if (hits[0]?.fused_score !== null && hits[0]?.fused_score !== undefined) notes.push(t("by image and caption"));
   if (response.without?.length) notes.push(t("without {words}", { words: response.without.join(", ") }));
   summary.textContent = notes.join(" · ");
   hideMessage(message);
@@ -179,6 +203,7 @@ function describeResult(response) {
 function drawResultTools() {
   const { state } = store;
   const tools = [];
+  if (hasQuery(state)) tools.push(...reasonChips(reasons, store));
   if (state.hidden) tools.push(button(t("All images"), "left", () => store.set({ hidden: false }), { text: true }));
   if (meant) {
     tools.push(button(t("Did you mean “{text}”?", { text: meant }), "search", () => field.choose({ text: meant }), { text: true, class: "chip-add" }));

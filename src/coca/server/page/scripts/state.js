@@ -19,6 +19,10 @@ export function emptyState() {
     to: "",
     /** Order of the hits of a query: "" (best first), "newest" or "oldest". */
     sort: "",
+    /** Reason of the hits that are shown, such as "tag: dog"; empty: any. */
+    why: "",
+    /** Whether hits that probably do not show the query are shown below the others. */
+    all: false,
     /** Whether the hidden items are shown instead of the others. */
     hidden: false,
     item: "",
@@ -54,6 +58,8 @@ export function toQuery(state) {
   put("from", state.from);
   put("to", state.to);
   put("sort", hasQuery(state) ? state.sort : "");
+  put("why", hasQuery(state) ? state.why : "");
+  put("all", hasQuery(state) && state.all ? "1" : "");
   put("hidden", state.hidden ? "1" : "");
   put("item", state.item);
   put("at", state.item && state.at > 0 ? String(state.at) : "");
@@ -81,6 +87,8 @@ export function fromQuery(text) {
   state.from = day(query.get("from"));
   state.to = day(query.get("to"));
   state.sort = ORDERS.includes(query.get("sort")) ? query.get("sort") : "";
+  state.why = query.get("why") ?? "";
+  state.all = query.get("all") === "1";
   state.hidden = query.get("hidden") === "1";
   state.item = query.get("item") ?? "";
   if (state.item && /^\d{1,7}$/.test(query.get("at"))) state.at = Number(query.get("at"));
@@ -88,7 +96,9 @@ export function fromQuery(text) {
 }
 
 /** The part of a state that decides which items the wall shows. */
-export const resultOf = (state) => toQuery({ ...state, item: "" });
+export const resultOf = (state) => toQuery({ ...state, item: "", all: false });
+
+const askedOf = ({ text, terms }) => JSON.stringify([text, terms]);
 
 const day = (text) => (/^\d{4}-\d\d-\d\d$/.test(text ?? "") ? text : "");
 
@@ -182,6 +192,8 @@ export class Store extends EventTarget {
   /** Change parts of the state; `replace` adds no entry to the history. */
   set(changes, { replace = false } = {}) {
     const state = { ...this.state, at: 0, ...changes };
+    // Reasons are those of one query.
+    if (askedOf(state) !== askedOf(this.state)) Object.assign(state, { why: "", all: false }, changes);
     const query = toQuery(state);
     if (query !== toQuery(this.state)) {
       const address = location.pathname + query;

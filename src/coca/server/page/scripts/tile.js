@@ -2,13 +2,11 @@
 
 import { $, button, h, icon, shorten } from "./dom.js";
 import { t } from "./language.js";
+import { LOOKS_LIKE, lineOf } from "./reasons.js";
 import { dropThumbnail, showThumbnail, sideFor, thumbnailPath } from "./thumbnails.js";
 
 /** Tag of favourites. */
 export const FAVOURITE = "favourite";
-
-/** Reason of hits whose image alone was compared, which is named nowhere. */
-const LOOKS_LIKE = "looks like";
 
 export const isFavourite = (item) => item.tags.includes(FAVOURITE);
 
@@ -18,29 +16,17 @@ export const labelOf = (item) => shorten(item.caption || item.name || item.id, 1
 /** Sort key of a hit; null without a query. */
 export const rankOf = (hit) => hit.rank_score ?? hit.fused_score ?? hit.score ?? null;
 
-/** Kind of the reason of a hit -> its name. */
-const REASONS = {
-  tag: "Tag", person: "Person", place: "Place", album: "Album", year: "Year", caption: "Caption",
-  "text in image": "Text in the image", "file name": "File name", "looks like": "Looks like it",
-};
-
-/** Name the reason of a hit: its kind, and the label behind a colon. */
-export function reasonOf({ reason }) {
-  const [kind, ...label] = reason.split(": ");
-  return [t(REASONS[kind]), ...label].join(": ");
-}
-
 /** Build an empty tile, for an item that is not loaded. */
 export const placeholder = () => h("li", { class: "tile tile-empty", "aria-hidden": "true" });
 
 /**
  * Build the tile of an item; `loadImage` shows its image.
  * @param {any} item an item or a hit
- * @param {{width, height, address, strength, actions}} options `strength`: rank score as a
- *   share of the best one, 0 to 1; 0 without a query. `actions`: open, select, similar, more and
- *   less, each called with the item
+ * @param {{width, height, address, strength, asked, actions}} options `strength`: rank score as a
+ *   share of the best one, 0 to 1; 0 without a query. `asked`: text of the query. `actions`: open,
+ *   select, similar, more and less, each called with the item
  */
-export function tile(item, { width, height, address, strength, actions }) {
+export function tile(item, { width, height, address, strength, asked, actions }) {
   const label = labelOf(item);
   // A tile shows the middle of a panorama, whose sides exceed its own.
   const ratio = item.width / item.height || 1;
@@ -67,6 +53,7 @@ export function tile(item, { width, height, address, strength, actions }) {
     "a",
     {
       class: "tile-link", href: address, tabindex: "-1", draggable: "false", "aria-label": label,
+      "aria-describedby": item.reason && item.reason !== LOOKS_LIKE && `why-${item.id}`,
       on: {
         click: (event) => {
           if (event.metaKey || event.ctrlKey) return;
@@ -85,7 +72,7 @@ export function tile(item, { width, height, address, strength, actions }) {
     h("label", { class: "tile-check" }, check),
     strength > 0 && match,
     isFavourite(item) && h("span", { class: "tile-favourite" }, icon("heart")),
-    item.reason && item.reason !== LOOKS_LIKE && h("span", { class: "tile-why", "aria-hidden": "true" }, reasonOf(item)),
+    item.reason && item.reason !== LOOKS_LIKE && h("span", { class: "tile-why", id: `why-${item.id}` }, ...lineOf(item, asked)),
   );
   // Of a hundred tiles a few are pointed at; building these parts of all would delay each search.
   const complete = () => {

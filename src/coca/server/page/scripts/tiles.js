@@ -3,13 +3,13 @@
 import { discard, loadImage, placeholder, rankOf, tile } from "./tile.js";
 
 export class Tiles {
-  actions; addressOf; selection;
+  actions; addressOf; asked; selection;
   /** @type {Map<number, any>} */
   #shown = new Map();
   /** Tile -> what was last drawn of it: most tiles stay as they are in a frame of a scroll. */
   #drawn = new WeakMap();
 
-  /** `list` has the tiles; `options`: `actions`, `addressOf(item, index)` and `selection`. */
+  /** `list` has the tiles; `options`: `actions`, `addressOf(item, index)`, `asked()` and `selection`. */
   constructor(list, options) {
     this.list = list;
     Object.assign(this, options);
@@ -44,7 +44,8 @@ export class Tiles {
     if (!element) {
       const { actions } = this;
       const strength = item && strengthOf(item, blocks.item(0));
-      element = item ? tile(item, { ...box, address: this.addressOf(item, index), strength, actions }) : placeholder();
+      const shown = { ...box, address: item && this.addressOf(item, index), strength, asked: this.asked(), actions };
+      element = item ? tile(item, shown) : placeholder();
       element.dataset.index = index;
       this.#shown.set(index, element);
       insertInOrder(this.list, element);

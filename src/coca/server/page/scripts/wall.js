@@ -46,10 +46,10 @@ export class Wall extends EventTarget {
 
   /**
    * @param {HTMLElement} root
-   * @param {any} options `actions` of tiles, `addressOf(item, index)`, `selection`, and
-   *   `rowHeight()`
+   * @param {any} options `actions` of tiles, `addressOf(item, index)`, `asked()` (text of the
+   *   query), `selection`, and `rowHeight()`
    */
-  constructor(root, { actions, addressOf, selection, rowHeight }) {
+  constructor(root, { actions, addressOf, asked, selection, rowHeight }) {
     super();
     this.root = root;
     this.selection = selection;
@@ -58,7 +58,7 @@ export class Wall extends EventTarget {
     root.append(this.list);
     this.#headings = new Headings(this.list);
     const own = { ...actions, select: (item, range) => this.select(item, range) };
-    this.#tiles = new Tiles(this.list, { actions: own, addressOf, selection });
+    this.#tiles = new Tiles(this.list, { actions: own, addressOf, asked, selection });
     this.blocks = new Blocks(this.#layoutOptions());
     addEventListener("scroll", perFrame(() => this.#draw()), { passive: true });
     new ResizeObserver(perFrame(() => this.#resized())).observe(root);

@@ -5,8 +5,8 @@ import { $, button, h } from "./dom.js";
 import { imageOf } from "./images.js";
 import { t } from "./language.js";
 import { report } from "./notices.js";
-import { hasQuery, itself, queryOf, scopeOf } from "./state.js";
-import { reasonOf } from "./tile.js";
+import { LOOKS_LIKE, nameOf } from "./reasons.js";
+import { hasQuery, itself, queryOf, resultOf, scopeOf } from "./state.js";
 
 /** Part of a score -> its name. */
 const PARTS = { image: "Image", caption: "Caption", words: "Words", text: "Labels and text", likelihood: "Likelihood" };
@@ -19,33 +19,120 @@ const LIKELY = 3;
 /** Cosines of a word and a cell that are drawn as nothing, and as most opaque, fitted to the same photos. */
 const [CLEAR, OPAQUE] = [0.05, 0.17];
 
+/** Time that an image is shown before it is explained: one that is passed by is not. */
+const PAUSE_MS = 150;
+
 /** Whether the explanation is open, also of the next item. */
 let isOpen = false;
 
-/** Build the section of the item of a view; null without a query. */
-export function whyOf(view) {
-  const { item, store } = view;
-  const { state } = store;
-  if (!hasQuery(state)) return null;
-  const shown = h("div", { class: "why", "aria-live": "polite" });
-  const load = async () => {
-    isOpen = opener.open;
-    $(".why-map")?.remove();
-    if (!isOpen || shown.firstChild) return;
-    const scope = scopeOf(state);
-    const where = [...scope.where, ...itself(state)];
+/** Why the opened image is here; the words of the query over it, of which a chosen one stays chosen. */
+export class Why {
+  #timer = 0;
+  #request = null;
+  #query = "";
+  /** Item and query of the explanation, which is null until it is there. */
+  #key = "";
+  #answer = null;
+  /** Words of the query, as of the last explanation. */
+  #words = [];
+  #chosen = "";
+
+  /** `view` has `item`, `store`, `writable()` and `change(changes)`. */
+  constructor(view) {
+    this.view = view;
+    this.chips = h("ul", { class: "why-words", role: "list", "aria-label": t("Words of the query in the image") });
+    this.reason = h("p");
+    this.parts = h("div", { class: "why", "aria-live": "polite" });
+  }
+
+  /** Explain the item of the view, soon. */
+  show() {
+    const { item, store } = this.view;
+    const query = hasQuery(store.state) ? resultOf(store.state) : "";
+    const key = `${item.id} ${query}`;
+    if (key === this.#key) return;
+    this.hide();
+    this.#words = query === this.#query ? this.#words.map(({ word }) => ({ word })) : [];
+    this.#query = query;
+    this.#key = key;
+    this.#draw();
+    const hasWords = store.state.text || store.state.terms.some(({ kind }) => kind === "text");
+    if (query && hasWords) this.#timer = setTimeout(() => this.#load(), PAUSE_MS);
+  }
+
+  /** End the explanation. */
+  hide() {
+    clearTimeout(this.#timer);
+    this.#request?.abort();
+    [this.#key, this.#request, this.#answer] = ["", null, null];
+  }
+
+  /** Build the section of the panel; null without a query. */
+  section() {
+    const { item, store, writable } = this.view;
+    if (!hasQuery(store.state)) return null;
+    const toggle = () => {
+      isOpen = opener.open;
+      if (isOpen) this.#load();
+    };
+    const opener = h("details", { class: "why-opener", open: isOpen, on: { toggle } }, h("summary", {}, t("Why?")), this.parts);
+    this.#draw();
+    return h("section", { class: "item-section", "aria-label": t("Why this image?") },
+      item.reason && h("div", { class: "why-reason" }, this.reason, writable() && correctionOf(this.view)),
+      opener,
+    );
+  }
+
+  async #load() {
+    if (this.#request) return;
+    const { item, store } = this.view;
+    const request = new AbortController();
+    this.#request = request;
+    const scope = scopeOf(store.state);
+    const where = [...scope.where, ...itself(store.state)];
     try {
-      const why = await api.explain({ ...scope, where, ...queryOf(state, imageOf), item: item.id });
-      shown.replaceChildren(...explained(why));
+      this.#answer = await api.explain({ ...scope, where, ...queryOf(store.state, imageOf), item: item.id }, request.signal);
     } catch (error) {
-      report(error);
+      if (request.signal.aborted) return;
+      this.#request = null;
+      if (isOpen) report(error);
+      return;
     }
-  };
-  const opener = h("details", { class: "why-opener", open: isOpen, on: { toggle: load } }, h("summary", {}, t("Why?")), shown);
-  return h("section", { class: "item-section", "aria-label": t("Why this image?") },
-    item.reason && h("p", {}, item.likely === false ? t("Probably not") : reasonOf(item), " ", view.writable() && correctionOf(view)),
-    opener,
-  );
+    this.#words = this.#answer.words;
+    this.#draw();
+  }
+
+  #draw() {
+    const { item } = this.view;
+    const label = item.reason === LOOKS_LIKE && this.#answer?.labels[0];
+    this.reason.textContent = item.likely === false ? t("Probably not") : !item.reason ? ""
+      : label ? t("Looks like: {label}", { label: `${label.label} ${percent(label)}` }) : nameOf(item.reason);
+    this.parts.replaceChildren(...(this.#answer ? explained(this.#answer) : []));
+    const focused = $(":focus", this.chips)?.dataset.word;
+    const chips = this.#words.map((word) => this.#chip(word));
+    this.chips.replaceChildren(...chips.map((chip) => h("li", {}, chip)));
+    if (focused) chips.find(({ dataset }) => dataset.word === focused)?.focus();
+    this.#mark(this.#chosen);
+  }
+
+  /** Build the chip of a word, which shows where it is in the image; a word that is not seen has no place. */
+  #chip({ word, support }) {
+    const label = support === undefined ? word : t(support >= LIKELY ? "{word}: likely" : support > 0 ? "{word}: perhaps" : "{word}: not seen", { word });
+    const choose = () => {
+      this.#chosen = this.#chosen === word ? "" : word;
+      this.#mark(this.#chosen);
+    };
+    const on = { click: choose, pointerenter: () => this.#mark(word), pointerleave: () => this.#mark(this.#chosen) };
+    return h("button", { type: "button", class: support > 0 ? "why-word" : "why-word why-against", data: { word }, title: t("Show {word} in the image", { word }), on }, label);
+  }
+
+  /** Draw the map of a word over the image. */
+  #mark(word) {
+    $(".why-map")?.remove();
+    for (const chip of this.chips.querySelectorAll("button")) chip.setAttribute("aria-pressed", String(chip.dataset.word === this.#chosen));
+    const shown = this.#words.find((one) => one.word === word);
+    if (shown?.map && shown.support > 0) $(".item-frame")?.append(drawn(shown.map));
+  }
 }
 
 /** Build the button that corrects a wrong reason; false if it is neither a tag nor the caption. */
@@ -56,13 +143,13 @@ function correctionOf(view) {
   return view.item.reason === "caption" && button(t("Correct the caption"), null, edit, { text: true });
 }
 
-function explained({ parts, score, labels, words, against, missing }) {
+const percent = ({ probability }) => `${Math.round(100 * probability)} %`;
+
+function explained({ parts, score, labels, against, missing }) {
   const rows = parts.map(({ source, term, value }) => [t(PARTS[source]) + (term && `: ${term}`), value.toFixed(3)]);
   const reasons = [...against, ...Object.entries(missing).map(([name, reason]) => `${name}: ${reason}`)];
-  const shares = labels.map(({ label, probability }) => [label, `${Math.round(100 * probability)} %`]);
+  const shares = labels.map((one) => [one.label, percent(one)]);
   return [
-    words.length > 0 && h("h3", {}, t("Words in the image")),
-    words.length > 0 && h("ul", { class: "tags", role: "list" }, ...words.map((word) => h("li", {}, wordOf(word)))),
     labels.length > 0 && h("h3", {}, t("What the model sees")),
     listOf(shares),
     h("details", {},
@@ -75,19 +162,6 @@ function explained({ parts, score, labels, words, against, missing }) {
 
 const listOf = (rows) =>
   rows.length > 0 && h("dl", { class: "details" }, ...rows.flatMap(([key, value]) => [h("dt", {}, key), h("dd", {}, value)]));
-
-/** Build the button of a word, which shows where it is in the image; a word that is not seen has no place. */
-function wordOf({ word, support, map }) {
-  const isSeen = support > 0;
-  const label = isSeen ? t(support >= LIKELY ? "{word}: likely" : "{word}: perhaps", { word }) : t("{word}: not seen", { word });
-  if (!map || !isSeen) return h("span", { class: isSeen ? "why-word" : "why-word why-against" }, label);
-  const show = (on) => () => {
-    $(".why-map")?.remove();
-    if (on) $(".item-frame").append(drawn(map));
-  };
-  const on = { pointerenter: show(true), focus: show(true), click: show(true), pointerleave: show(false), blur: show(false) };
-  return h("button", { type: "button", class: "why-word", title: t("Show {word} in the image", { word }), on }, label);
-}
 
 /** Draw a map of cosines, one pixel a cell, on the same scale for all images: the higher, the more opaque. */
 function drawn(map) {
