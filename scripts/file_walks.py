@@ -2,11 +2,13 @@
 
 python scripts/file_walks.py FOLDER            # index six images twice, search them, train on them
 python scripts/file_walks.py FOLDER --ways     # each file and its functions, in the order of calls
+python scripts/file_walks.py --limits          # exit code 1 if a search enters more than its limit
 
 The walks are `coca search`, a warm request of it, a new index, an unchanged index, and one training
-step with its sample. A function counts once, in any thread; lambda and generator expressions are
-functions, and so are comprehensions until Python 3.11. What imports call does not count. A climb is
-a call from a file of a package to one of a package on a higher layer.
+step with its sample. A function with a name counts once, in any thread. Lambdas, generator
+expressions and comprehensions are counted apart, as later versions of Python have no functions for
+comprehensions. What imports call does not count. A climb is a call from a file of a package to one
+of a package on a higher layer.
 """
 
 import argparse
@@ -25,6 +27,9 @@ from itertools import islice
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 import coca
 
@@ -61,10 +66,10 @@ class Walk:
         self.functions.clear()
         self.climbs = 0
 
-    @property
-    def count(self) -> int:
-        """Number of functions."""
-        return sum(map(len, self.functions.values()))
+    def count(self, *, named: bool) -> int:
+        """Count the functions with a name, or those without."""
+        codes = (code for file in self.functions.values() for code in file.values())
+        return sum(code.co_name.startswith("<") is not named for code in codes)
 
     def record(self, action: Callable[[], object]) -> None:
         """Run an action with a profiler in this thread, and in all threads that begin meanwhile."""
@@ -178,33 +183,54 @@ def training_step(images: Path, folder: Path) -> Walk:
     return walk
 
 
+def draw_noise(folder: Path) -> None:
+    """Write six images."""
+    random = np.random.default_rng(0)
+    for number in range(6):
+        pixels = random.integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+
+
 def main() -> None:
     """Record the five walks, and print their counts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="folder of images")
+    parser.add_argument("folder", type=Path, nargs="?", help="folder of images; default: noise")
     parser.add_argument("--ways", action="store_true", help="print the files and functions")
+    parser.add_argument("--limits", action="store_true", help="compare searches with their limits")
     arguments = parser.parse_args()
-    images = [path for path in sorted(arguments.folder.rglob("*")) if path.suffix in SUFFIXES]
     with tempfile.TemporaryDirectory() as scratch:
         folder, uri = Path(scratch) / "images", str(Path(scratch) / "images.db")
         folder.mkdir()
-        for path in islice(images, 6):
-            shutil.copy(path, folder)
+        if arguments.folder is None:
+            draw_noise(folder)
+        else:
+            paths = sorted(arguments.folder.rglob("*"))
+            for path in islice((path for path in paths if path.suffix in SUFFIXES), 6):
+                shutil.copy(path, folder)
         walks = {name: Walk() for name in ("new index", "unchanged index", "search")}
         walks["new index"].record(command("index", str(folder), "--uri", uri))
         walks["unchanged index"].record(command("index", str(folder), "--uri", uri))
         walks["search"].record(command("search", "red car", "--uri", uri))
         walks["warm request"] = request(uri)
-        walks["training step with its sample"] = training_step(folder, Path(scratch))
+        if not arguments.limits:
+            walks["training step with its sample"] = training_step(folder, Path(scratch))
     for name, walk in walks.items():
         sys.stdout.write(
-            f"{name}: {walk.count} functions, {len(walk.functions)} files, {walk.climbs} climbs\n"
+            f"{name}: {walk.count(named=True)} functions and {walk.count(named=False)} without a "
+            f"name, {len(walk.functions)} files, {walk.climbs} climbs\n"
         )
         for file, functions in walk.functions.items() if arguments.ways else ():
             named = [it.co_qualname for it in functions.values() if not it.co_name.startswith("<")]
             sys.stdout.write(f"  {file}: {', '.join(named)}\n")
+    if arguments.limits:
+        above = [name for name, limit in LIMITS.items() if walks[name].count(named=True) > limit]
+        for name in above:
+            sys.stdout.write(f"{name} may enter {LIMITS[name]} functions: make its way shorter\n")
+        sys.exit(bool(above))
 
 
+LIMITS = {"search": 283, "warm request": 225}
+"""Functions with a name: what was reached, and 3 %. A limit only falls."""
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 SMALL = (
     *("device=cpu", "model.image.image_size=32", "model.image.width=32", "model.image.layers=1"),

@@ -7,8 +7,6 @@ from coca.search.search_options import QueryOptions, Ranking, SearchOptions
 def test_a_search_by_vectors_has_no_options_of_queries() -> None:
     with pytest.raises(ConfigError, match="rerank = 5 is unknown"):
         SearchOptions(rerank=5)  # type: ignore[call-arg]
-    query = QueryOptions(limit=3, rerank=5, filter="width > 1")
-    assert query.page(offset=2, limit=5) == SearchOptions(limit=5, offset=2, filter="width > 1")
 
 
 def test_a_ranking_is_of_hybrid_searches() -> None:

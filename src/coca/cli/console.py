@@ -10,14 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from coca.core.progress import ProgressMaker, silent
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 PIPE_WIDTH = 200
 """Width of a table outside a terminal, in columns: wide enough for unbroken paths."""
@@ -70,6 +67,7 @@ class Console:
         """Print a table of the result; nothing with --json."""
         if self.json:
             return
+        from rich.console import Console as RichConsole
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -79,28 +77,22 @@ class Console:
             )
         for row in rows:
             table.add_row(*map(_printable, row))
-        typer.echo(_drawn(table))
+        # Captions and paths are plain text: "[red]" in them is not markup.
+        console = RichConsole(
+            markup=False,
+            emoji=False,
+            highlight=False,
+            width=None if sys.stdout.isatty() else PIPE_WIDTH,
+        )
+        # Captured and written by typer, since rich ends the process if a pipe is closed.
+        with console.capture() as capture:
+            console.print(table)
+        typer.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
 def _printable(text: str) -> str:
     """Escape non-printable characters, such as line breaks and terminal codes in captions."""
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
-
-
-def _drawn(table: "Table") -> str:
-    from rich.console import Console as RichConsole
-
-    # Captions and paths are plain text: "[red]" in them is not markup.
-    console = RichConsole(
-        markup=False,
-        emoji=False,
-        highlight=False,
-        width=None if sys.stdout.isatty() else PIPE_WIDTH,
-    )
-    # Captured and written by typer, since rich ends the process if a pipe is closed.
-    with console.capture() as capture:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 @contextmanager

@@ -42,7 +42,6 @@ from coca.predict.onnx_beam_search import beam_search
 from coca.predict.onnx_decoder import Decoder, DecoderState
 from coca.predict.onnx_scoring import score_captions, scored_lengths
 from coca.predict.predictor import Predictor
-from coca.processing.caption_words import CAPTION_WORDS_FILE, CaptionWords
 from coca.processing.image_file import ImageInput, reading_threads
 from coca.processing.preprocess import (
     ImageSettings,
@@ -112,8 +111,7 @@ class Exported(Predictor):
         self.fingerprint = manifest.fingerprint
         self._folder, self._threads = folder, threads
         if text is not None:
-            words = CaptionWords.load(folder / CAPTION_WORDS_FILE)
-            self._text, self._text_tokens = text, TextTokens(folder / TOKENIZER_FILE, text, words)
+            self._text, self._text_tokens = text, TextTokens(folder / TOKENIZER_FILE, text)
         if tower is not None:
             self._tower_tokens = TowerTokens(folder / TOWER_TOKENIZER_FILE, tower)
         self._runtime = importlib.import_module("onnxruntime")

@@ -12,6 +12,7 @@ import math
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from PIL import Image
 
 from coca.core.errors import ConfigError, ModelError
 from coca.core.extras import require
-from coca.processing.caption_words import CaptionWords, WordChoice
+from coca.processing.caption_words import CAPTION_WORDS_FILE, CaptionWords, WordChoice
 from coca.processing.image_file import ImageInput, read_image, trim_border
 from coca.processing.tokenizer_file import (
     decode_ids,
@@ -152,11 +153,9 @@ def _center(image: Image.Image, width: int, height: int) -> Image.Image:
 class TextTokens:
     """Texts to token ids and back, with the layout of one model."""
 
-    def __init__(
-        self, path: Path, settings: TextSettings, caption_words: CaptionWords | None = None
-    ) -> None:
+    def __init__(self, path: Path, settings: TextSettings) -> None:
         """Load `tokenizer.json`."""
-        self.settings, self._caption_words = settings, caption_words
+        self.settings, self._folder = settings, path.parent
         self._constraints: dict[WordChoice, WordConstraint] = {}
         self._backend = read_tokenizer(path)
         # Without this, the name of a special token in a text would become that token.
@@ -165,6 +164,11 @@ class TextTokens:
         if settings.cleaning == "clip":
             fixed: Callable[[str], str] = require("ftfy", extra="hub").fix_text
             self._clean = lambda text: clean_as_clip(text, fixed)
+
+    @cached_property
+    def _caption_words(self) -> CaptionWords | None:
+        """Caption words next to the tokenizer, which embeddings of texts do not need."""
+        return CaptionWords.load(self._folder / CAPTION_WORDS_FILE)
 
     @property
     def vocab_size(self) -> int:

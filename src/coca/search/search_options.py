@@ -66,11 +66,6 @@ class SearchOptions(Config):
     """Search parameters by their Milvus names, such as `{"ef": 200}`; they override those of
     `effort`."""
 
-    def page(self, *, offset: int, limit: int) -> "SearchOptions":
-        """Return the options of a search by vectors for another page."""
-        given = {name: getattr(self, name) for name in SearchOptions.model_fields}
-        return SearchOptions(**given | {"offset": offset, "limit": limit})
-
     def check_page(self, most: int) -> None:
         """Check that the page is within the first `most` hits."""
         if self.limit + self.offset > most:

@@ -159,7 +159,7 @@ class Collection(Protocol):
     def labels_in(self, text: str) -> Set[str]:
         """Return the people, places, albums and years that a text names and a record has.
 
-        They are terms, see `named_keys` of `coca.search.words`.
+        They are terms, see `label_keys` of `coca.search.words`.
         """
         ...
 

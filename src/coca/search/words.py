@@ -104,7 +104,7 @@ def terms_of(text: str) -> list[str]:
         words = _content(words, german)
         terms += _stems("english", words)
         if german:
-            terms += _german_terms(words)
+            terms += _stems("german", words)
     return terms
 
 
@@ -121,7 +121,7 @@ def query_terms(text: str) -> list[tuple[str, str]]:
     words = [word for line in _lines(text) for word in line]
     words = _content(words, _is_german(words))
     pairs: dict[str, str] = {}
-    for english, german in zip(_stems("english", words), _german_terms(words), strict=True):
+    for english, german in zip(_stems("english", words), _stems("german", words), strict=True):
         pairs.setdefault(english, german)
     return list(pairs.items())
 
@@ -142,8 +142,15 @@ def share(query: Sequence[tuple[str, str]], terms: Collection[str]) -> float:
     return sum(not known.isdisjoint(word) for word in query) / max(len(query), 1)
 
 
-def label_keys(query: Sequence[tuple[str, str]]) -> dict[str, tuple[int, ...]]:
-    """Return the terms of the labels that a query may name, with the positions of their words."""
+def label_keys(
+    query: Sequence[tuple[str, str]], fields: Sequence[str] = (NAMED, TAGGED)
+) -> dict[str, tuple[int, ...]]:
+    """Return the terms of the labels that a query may name, with the positions of their words.
+
+    Args:
+        query: Terms of the query, see `query_terms`.
+        fields: `NAMED` for people, places, albums and years, and `TAGGED` for tags.
+    """
     places = [place for place, (english, _) in enumerate(query) if english not in _GERMAN_STOP]
     spans = [
         tuple(places[start:stop])
@@ -153,14 +160,8 @@ def label_keys(query: Sequence[tuple[str, str]]) -> dict[str, tuple[int, ...]]:
     return {
         mark + " ".join(query[place][0] for place in span): span
         for span in spans
-        for mark in (MARKS[NAMED], MARKS[TAGGED])
+        for mark in map(MARKS.__getitem__, fields)
     }
-
-
-def named_keys(query: Sequence[tuple[str, str]]) -> dict[str, tuple[int, ...]]:
-    """Return the part of `label_keys` that is people, places, albums and years."""
-    keys = label_keys(query).items()
-    return {key: span for key, span in keys if key.startswith(MARKS[NAMED])}
 
 
 def without_labels(text: str, labels: Collection[str]) -> str:
@@ -170,10 +171,10 @@ def without_labels(text: str, labels: Collection[str]) -> str:
 
     Args:
         text: Text as typed.
-        labels: Labels that records have, of `named_keys`.
+        labels: Labels that records have, of `label_keys`.
     """
     query = query_terms(text)
-    spans = [span for key, span in named_keys(query).items() if key in labels]
+    spans = [span for key, span in label_keys(query, (NAMED,)).items() if key in labels]
     named = {query[place][0] for span in spans for place in span}
     words = [
         word
@@ -382,16 +383,13 @@ def _content(words: list[str], german: bool) -> list[str]:
 
 
 def _stems(language: str, words: Sequence[str]) -> list[str]:
+    """Return the stem of each word in a language; German stems have their mark."""
     if not hasattr(_thread, language):
         import Stemmer
 
         setattr(_thread, language, Stemmer.Stemmer(language).stemWords)
     stems: list[str] = getattr(_thread, language)(words)
-    return stems
-
-
-def _german_terms(words: Sequence[str]) -> list[str]:
-    return [_GERMAN + stem for stem in _stems("german", words)]
+    return stems if language == "english" else [_GERMAN + stem for stem in stems]
 
 
 @cache

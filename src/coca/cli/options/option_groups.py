@@ -57,18 +57,19 @@ def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
     given.
     """
     hints = get_type_hints(command, include_extras=True)
-    groups = {name: hint for name, hint in hints.items() if _fields_of(hint)}
+    sections: dict[str, _Section] = {}
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(command).parameters.items():
-        if name in groups:
-            parameters += _options_of(hints[name])
+        section = _Section(hints[name])
+        if section.fields:
+            sections[name] = section
+            parameters += section.parameters()
         else:
             parameters.append(parameter.replace(annotation=hints[name]))
 
     def expanded(**options: Any) -> None:
-        for name, hint in groups.items():
-            own = {each: options.pop(_parameter(each, hint)) for each in _fields_of(hint)}
-            options[name] = _built(hint, own)
+        for name, section in sections.items():
+            options[name] = section.build(options)
         command(**options)
 
     functools.update_wrapper(expanded, command)
@@ -79,105 +80,89 @@ def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
     return expanded
 
 
-def _group_of(hint: Any) -> Group | None:
-    return next((each for each in get_args(hint)[1:] if isinstance(each, Group)), None)
+class _Section:
+    """A parameter of a command, with the fields of its type that are options."""
 
-
-def _kind_of(hint: Any) -> Any:
-    return without_none(without_range(hint))
-
-
-def _fields_of(hint: Any) -> dict[str, FieldInfo]:
-    """Return the fields of a group that are options: all but those whose default is computed."""
-    group, kind = _group_of(hint), _kind_of(hint)
-    fields: dict[str, FieldInfo] = getattr(kind, "model_fields", {})
-    if dataclasses.is_dataclass(kind):
-        hints = get_type_hints(kind, include_extras=True)
-        fields = {
-            each.name: FieldInfo.from_annotated_attribute(hints[each.name], each)
-            for each in dataclasses.fields(kind)
+    def __init__(self, hint: Any) -> None:
+        self.kind = without_none(without_range(hint))
+        self.is_optional = self.kind is not without_range(hint)
+        groups = [extra for extra in get_args(hint)[1:] if isinstance(extra, Group)]
+        self.group = groups[0] if groups else None
+        fields: dict[str, FieldInfo] = getattr(self.kind, "model_fields", {})
+        if dataclasses.is_dataclass(self.kind):
+            hints = get_type_hints(self.kind, include_extras=True)
+            fields = {
+                each.name: FieldInfo.from_annotated_attribute(hints[each.name], each)
+                for each in dataclasses.fields(self.kind)
+            }
+        only = fields if self.group is None or self.group.only is None else self.group.only
+        # A default that is computed is not an option.
+        self.fields = {
+            name: field
+            for name, field in fields.items()
+            if name in only and field.default_factory is None and not field.is_required()
         }
-    only = fields if group is None or group.only is None else group.only
-    return {
-        name: field
-        for name, field in fields.items()
-        if name in only and field.default_factory is None and not field.is_required()
-    }
+        names = {} if self.group is None else self.group.names
+        self.flags = {name: f"--{names.get(name, name).replace('_', '-')}" for name in self.fields}
+        """Options of a group by field. Two groups may have fields of the same name."""
 
+    def parameters(self) -> Iterator[inspect.Parameter]:
+        """Yield the option of each field."""
+        for name, field in self.fields.items():
+            annotation, default = hint_of(field), field.default
+            if self.is_optional:
+                annotation, default = annotation | None, None
+            if self.group is not None:
+                annotation = self._option(name, field, annotation, self.group)
+            yield inspect.Parameter(
+                self._parameter(name),
+                inspect.Parameter.KEYWORD_ONLY,
+                default=default,
+                annotation=annotation,
+            )
 
-def _built(hint: Any, values: Mapping[str, Any]) -> Any:
-    """Build a group from its options, whose names replace those of the fields in errors."""
-    group, kind = _group_of(hint), _kind_of(hint)
-    if kind is not without_range(hint):
-        values = {name: value for name, value in values.items() if value is not None}
-        if not values:
-            return None
-    try:
-        return kind(**values)
-    except ConfigError as error:
-        if group is None:
-            raise
-        text = re.sub(
-            r"(?:(?<=; )|^)\w+(?= must be)",
-            lambda match: _flag(match[0], group) if match[0] in values else match[0],
-            str(error),
+    def build(self, options: dict[str, Any]) -> Any:
+        """Take the values of the fields from the options of the command.
+
+        Options replace the names of fields in errors.
+        """
+        values = {name: options.pop(self._parameter(name)) for name in self.fields}
+        if self.is_optional:
+            values = {name: value for name, value in values.items() if value is not None}
+            if not values:
+                return None
+        try:
+            return self.kind(**values)
+        except ConfigError as error:
+            if self.group is None:
+                raise
+            text = re.sub(
+                r"(?:(?<=; )|^)\w+(?= must be)",
+                lambda match: self.flags[match[0]] if match[0] in values else match[0],
+                str(error),
+            )
+            raise type(error)(text) from None
+
+    def _parameter(self, name: str) -> str:
+        return name if self.group is None else self.flags[name][2:].replace("-", "_")
+
+    def _option(self, name: str, field: FieldInfo, hint: Any, group: Group) -> Any:
+        """Annotate the type of a field with its option."""
+        inner, flag = without_none(hint), self.flags[name]
+        # An option is a text where Python may pass an object.
+        kind = str if (kind := without_range(inner)) is Any else kind
+        span = limits_of(getattr(inner, "__metadata__", ())).removeprefix(" of").strip()
+        # Fields of the same section are in backticks.
+        text = re.sub(r"`(\w+)`", lambda match: self.flags.get(match[1], match[0]), text_of(field))
+        if kind is bool and field.default is not False:
+            flag += f"/--no-{flag.removeprefix('--')}"
+        option = typer.Option(
+            flag,
+            *([group.short[name]] if name in group.short else []),
+            # Typer's own bounds are inclusive, so the configuration checks the range.
+            help=f"{text} {span.capitalize()}." if span else text,
+            # A text is shown where the option itself has no default, as in an optional group.
+            show_default=inner is hint or (field.default is not None and str(field.default)),
+            rich_help_panel=group.panel,
         )
-        raise type(error)(text) from None
-
-
-def _options_of(hint: Any) -> Iterator[inspect.Parameter]:
-    """Yield the option of each field of a group."""
-    group, kind = _group_of(hint), _kind_of(hint)
-    for each, field in _fields_of(hint).items():
-        annotation, default = hint_of(field), field.default
-        if kind is not without_range(hint):
-            annotation, default = annotation | None, None
-        if group:
-            text = _in_options(text_of(field), hint)
-            annotation = _option(each, field.default, annotation, text, group)
-        name = _parameter(each, hint)
-        yield inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
-        )
-
-
-def _parameter(name: str, hint: Any) -> str:
-    """Return the name of the parameter of a field: two groups may have fields of the same name."""
-    group = _group_of(hint)
-    return name if group is None else _flag(name, group)[2:].replace("-", "_")
-
-
-def _option(name: str, default: Any, hint: Any, text: str, group: Group) -> Any:
-    """Annotate the type of a configuration field with its option."""
-    inner = without_none(hint)
-    # An option is a text where Python may pass an object.
-    kind = str if (kind := without_range(inner)) is Any else kind
-    span = limits_of(getattr(inner, "__metadata__", ())).removeprefix(" of").strip().capitalize()
-    flag = _flag(name, group)
-    if kind is bool and default is not False:
-        flag += f"/--no-{flag.removeprefix('--')}"
-    option = typer.Option(
-        flag,
-        *([group.short[name]] if name in group.short else []),
-        # Typer's own bounds are inclusive, so the configuration checks the range.
-        help=f"{text} {span}." if span else text,
-        # A text is shown where the option itself has no default, as in an optional group.
-        show_default=inner is hint or (default is not None and str(default)),
-        rich_help_panel=group.panel,
-    )
-    return Annotated[kind if inner is hint else kind | None, option]
-
-
-def _flag(name: str, group: Group) -> str:
-    return f"--{group.names.get(name, name).replace('_', '-')}"
-
-
-def _in_options(text: str, hint: Any) -> str:
-    """Replace field names of a docstring, which are in backticks, by their options."""
-    group, names = _group_of(hint), _fields_of(hint)
-    assert group is not None
-    return re.sub(
-        r"`(\w+)`",
-        lambda match: _flag(match[1], group) if match[1] in names else match[0],
-        text,
-    )
+        return Annotated[kind if inner is hint else kind | None, option]

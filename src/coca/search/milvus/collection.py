@@ -52,7 +52,7 @@ from coca.search.records import (
 from coca.search.search_options import Ranking, SearchOptions, Side, check_text
 from coca.search.spelling import one_error_away
 from coca.search.store import Change, Changes, changed_by, repr_of
-from coca.search.words import GENERATED, MARKS, named_keys, query_terms, search_terms, stems
+from coca.search.words import GENERATED, MARKS, NAMED, label_keys, query_terms, search_terms, stems
 
 _KEPT_CHANGES = 10_000
 """Number of the last written ids that `changes` can name."""
@@ -385,7 +385,7 @@ class MilvusCollection:
 
     def labels_in(self, text: str) -> Set[str]:
         """Return the labels that a text names; see `Collection.labels_in`."""
-        keys = {indexed_word(key): key for key in named_keys(query_terms(text))}
+        keys = {indexed_word(key): key for key in label_keys(query_terms(text), (NAMED,))}
 
         def search(rows: Rows) -> Set[str]:
             if not keys or not rows.layout.words:

@@ -16,7 +16,13 @@ from coca.search.mining.selection import mmr
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term, weigh_examples
 from coca.search.records import CONTENT, ID, Hit, Record, content_id
-from coca.search.search_options import MAX_RESULTS, QueryOptions, RecommendOptions, Side
+from coca.search.search_options import (
+    MAX_RESULTS,
+    QueryOptions,
+    RecommendOptions,
+    SearchOptions,
+    Side,
+)
 from coca.search.store import Collection
 
 _POOL = 10
@@ -70,8 +76,8 @@ def recommend(
     # Another copy of an image that was seen is that image.
     own |= {hit.content for hit in engine.collection.hits(dict.fromkeys(known, 0.0))} - {""}
     pool = min(limit * _POOL, MAX_RESULTS - excluded) if diversity else limit
-    page = wanted.page(offset=0, limit=pool + excluded)
-    query = QueryOptions(**dict(page), hybrid=False)
+    fields = {name: getattr(wanted, name) for name in SearchOptions.model_fields}
+    query = QueryOptions(**fields | {"offset": 0, "limit": pool + excluded}, hybrid=False)
     hits = [
         hit
         for hit in engine.search_terms(terms, query)

@@ -295,7 +295,7 @@ class SearchEngine:
             raise ArgumentError(
                 "a hybrid search compares words, and the query has none: add a text"
             )
-        typed, corrections = None, self._corrections()
+        typed, corrections = None, Corrections(self.collection, self.embedder)
         asked = terms if ranking is None else self._without_labels(terms, corrections)
         query = self.query_vector(asked)
         if ranking is not None:
@@ -309,7 +309,7 @@ class SearchEngine:
             )
 
         def find(offset: int, limit: int) -> list[Hit]:
-            page = options.page(offset=offset, limit=limit)
+            page = options.replace(offset=offset, limit=limit)
             if typed is None or ranking is None:
                 hits = self.collection.nearest(query[np.newaxis], page)[0]
             else:
@@ -340,10 +340,7 @@ class SearchEngine:
 
         A search does not do so by itself, except for labels; see `coca.search.query.corrections`.
         """
-        return self._corrections().did_you_mean(text)
-
-    def _corrections(self) -> Corrections:
-        return Corrections(self.collection, self.embedder)
+        return Corrections(self.collection, self.embedder).did_you_mean(text)
 
     def explain(self, hit: Hit | str, query: str | Sequence[Term], **options: Any) -> Explanation:
         """Explain the place of a hit, or of any record by its id, among the hits of a query.
@@ -384,7 +381,8 @@ class SearchEngine:
             scale, ranking = getattr(self.embedder, "logit_scale", 1.0), _ranking(asked, terms)
             embedded = terms
             if ranking is not None:
-                embedded = self._without_labels(terms, self._corrections())
+                corrections = Corrections(self.collection, self.embedder)
+                embedded = self._without_labels(terms, corrections)
             vectors = self._vectors(embedded)
             parts = score_parts(found, record, terms, vectors, asked, ranking, scale)
         against = reasons_against(

@@ -1,7 +1,5 @@
 """Why a hit of a typed query is here, in a few words: a label, its caption, or its looks."""
 
-from collections.abc import Iterator
-
 from coca.search.records import Hit
 from coca.search.words import (
     NAMED,
@@ -32,7 +30,22 @@ def reason_of(hit: Hit, text: str, floor: float) -> str:
     Returns:
         For example `tag: Christmas`, `person: Anna`, `caption`, `text in image` or `looks like`.
     """
-    return next(_reasons(hit, text, floor), LOOKS_LIKE)
+    query, texts, parts = query_terms(text), texts_of(hit), hit.parts or {}
+    if not parts.keys() - {"image"}:
+        return LOOKS_LIKE
+    keys = label_keys(query)
+    for field in (NAMED, TAGGED):
+        for label in texts.get(field, "").splitlines():
+            if not keys.keys().isdisjoint(field_terms({field: label}).get(field, ())):
+                return f"{_kind(hit, field, label)}: {label}"
+    is_given = hit.caption_source == "given"
+    is_near = hit.caption_score is not None and hit.caption_score >= floor
+    if is_near or (is_given and share(query, terms_of(hit.caption)) >= _MOST_SHARE):
+        return "caption"
+    for field, reason in ((TEXT, "text in image"), ("name", "file name"), ("tags", "tag")):
+        if share(query, terms_of(texts.get(field, ""))) >= _MOST_SHARE:
+            return reason
+    return LOOKS_LIKE
 
 
 def has_all_words(hit: Hit, text: str) -> bool:
@@ -43,24 +56,6 @@ def has_all_words(hit: Hit, text: str) -> bool:
     plain = [term for name in TEXT_FIELDS for term in terms_of(texts.get(name, ""))]
     years = terms_of(texts.get(NAMED, ""))
     return bool(query) and share(query, (*plain, *years)) == 1.0
-
-
-def _reasons(hit: Hit, text: str, floor: float) -> Iterator[str]:
-    query, texts, parts = query_terms(text), texts_of(hit), hit.parts or {}
-    if not parts.keys() - {"image"}:
-        return
-    keys = label_keys(query)
-    for field in (NAMED, TAGGED):
-        for label in texts.get(field, "").splitlines():
-            if not keys.keys().isdisjoint(field_terms({field: label}).get(field, ())):
-                yield f"{_kind(hit, field, label)}: {label}"
-    is_given = hit.caption_source == "given"
-    is_near = hit.caption_score is not None and hit.caption_score >= floor
-    if is_near or (is_given and share(query, terms_of(hit.caption)) >= _MOST_SHARE):
-        yield "caption"
-    for field, reason in ((TEXT, "text in image"), ("name", "file name"), ("tags", "tag")):
-        if share(query, terms_of(texts.get(field, ""))) >= _MOST_SHARE:
-            yield reason
 
 
 def _kind(hit: Hit, field: str, label: str) -> str:

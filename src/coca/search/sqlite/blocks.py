@@ -19,7 +19,7 @@ from jaxtyping import Shaped
 
 from coca.search.records import Record
 from coca.search.sqlite import postings
-from coca.search.sqlite.codes import BLOCK_ROWS, Codes
+from coca.search.sqlite.codes import BLOCK_ROWS, NO_ROWS, Codes
 from coca.search.sqlite.database import DamageError, sealed, unsealed
 from coca.search.sqlite.postings import RecentWords
 from coca.search.sqlite.scan import EXISTS, GIVEN, HAS_TEXT, HIDDEN, Block, Scan
@@ -151,7 +151,7 @@ def made(
 ) -> tuple[Block, dict[int, Words]]:
     """Make a block and the words of its rows from its records."""
     keys = np.zeros(max(records, default=-1) + 1 - block * BLOCK_ROWS if records else 0, _KEYS)
-    codes = {kind: Codes.of(np.zeros((0, embed_dim), np.float32)) for kind in KINDS}
+    codes = {kind: Codes.from_bytes(NO_ROWS, embed_dim) for kind in KINDS}
     if records:
         offsets = [row % BLOCK_ROWS for row in records]
         keys[offsets] = np.frombuffer(b"".join(map(_keys, records.values())), _KEYS)
@@ -312,8 +312,7 @@ def _range(block: int) -> tuple[int, int]:
 
 def _block(parts: Mapping[str, bytes], embed_dim: int) -> Block:
     """Read the parts of a block; without any it has no rows."""
-    none = Codes.of(np.zeros((0, embed_dim), np.float32)).to_bytes()
-    codes = {kind: Codes.from_bytes(parts.get(kind, none), embed_dim) for kind in KINDS}
+    codes = {kind: Codes.from_bytes(parts.get(kind, NO_ROWS), embed_dim) for kind in KINDS}
     return _keyed(np.frombuffer(parts.get("keys", b""), _KEYS), codes)
 
 

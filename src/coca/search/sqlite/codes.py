@@ -19,6 +19,8 @@ BLOCK_ROWS = 4_096
 _ROUNDING = 1e-6
 """Allowance for float32 rounding of approximate scores, relative to |q| |x|."""
 _LIMIT_BYTES, _ROW_BYTES = 8, 12
+NO_ROWS = bytes(_LIMIT_BYTES)
+"""Codes of no rows, as `Codes.to_bytes` returns them."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,6 @@ from coca.search.words import (
     TEXT_FIELDS,
     Words,
     label_keys,
-    named_keys,
     search_terms,
     stems,
 )
@@ -211,9 +210,23 @@ class Postings:
 
     def of(self, term: str) -> Found:
         """Return rows, fields with occurrences, and lengths of the postings of a term, by row."""
-        if term not in self._found:
-            self._found[term] = self._read(term)
-        return self._found[term]
+        if term in self._found:
+            return self._found[term]
+        blobs = _blobs(self.connection, self.name, range(-(-self.size // BLOCK_ROWS)), [term])
+        postings = np.frombuffer(b"".join([data for _, _, data in blobs]), "<u2").reshape(-1, 3)
+        firsts = np.array([block * BLOCK_ROWS for block, _, _ in blobs], np.int64)
+        counts = [len(data) // _POSTING_BYTES for _, _, data in blobs]
+        found = np.repeat(firsts, counts) + postings[:, 0], postings[:, 1], postings[:, 2]
+        if len(self.recent.rows):
+            keep = ~np.isin(found[0], self.recent.rows)
+            rows, codes, lengths = (
+                np.concatenate([stored[keep], new])
+                for stored, new in zip(found, self.recent.of(term)[1:], strict=True)
+            )
+            order = np.argsort(rows, kind="stable")
+            found = rows[order].astype(np.int64), codes[order], lengths[order]
+        self._found[term] = found
+        return found
 
     def scores(
         self,
@@ -293,7 +306,7 @@ class Postings:
 
     def labels_in(self, query: Sequence[tuple[str, str]]) -> set[str]:
         """Return the people, places, albums and years that a query names and a row has."""
-        return {key for key in named_keys(query) if len(self.of(key)[0])}
+        return {key for key in label_keys(query, (NAMED,)) if len(self.of(key)[0])}
 
     def similar_terms(self, word: str) -> list[str]:
         """List the terms of words that begin with a word or are one typing error away from it.
@@ -301,7 +314,7 @@ class Postings:
         The terms with its first letter are read, in 10 to 35 ms for a million records, and those
         whose first two letters are exchanged. To look up all words one error away takes up to 500.
         """
-        blocks = json.dumps(list(self._blocks))
+        blocks = json.dumps(list(range(-(-self.size // BLOCK_ROWS))))
         near = set(stems([word, *one_error_away(word)]))
         others = sorted(term for term in near if not term.startswith(word[0]))
         found, newer = set[str](), self.recent.terms()
@@ -319,22 +332,6 @@ class Postings:
                 words = {term for term in all_terms if ":" not in term.removeprefix(mark)}
                 found |= {term for term in words if _is_near(term.removeprefix(mark), word, near)}
         return sorted(found)
-
-    @property
-    def _blocks(self) -> range:
-        return range(-(-self.size // BLOCK_ROWS))
-
-    def _read(self, term: str) -> Found:
-        found = _joined(_blobs(self.connection, self.name, self._blocks, [term]))
-        if not len(self.recent.rows):
-            return found
-        keep = ~np.isin(found[0], self.recent.rows)
-        rows, codes, lengths = (
-            np.concatenate([stored[keep], new])
-            for stored, new in zip(found, self.recent.of(term)[1:], strict=True)
-        )
-        order = np.argsort(rows, kind="stable")
-        return rows[order].astype(np.int64), codes[order], lengths[order]
 
 
 def _is_near(term: str, word: str, near: Collection[str]) -> bool:
@@ -365,13 +362,3 @@ def _blobs(
         (json.dumps(list(blocks)), json.dumps(list(terms))),
     )
     return [(block, term, unsealed(data, "words")) for block, term, data in found]
-
-
-def _joined(
-    blobs: Sequence[tuple[int, str, bytes]],
-) -> Found:
-    """Return rows, fields with occurrences, and lengths of postings."""
-    postings = np.frombuffer(b"".join([data for _, _, data in blobs]), "<u2").reshape(-1, 3)
-    firsts = np.array([block * BLOCK_ROWS for block, _, _ in blobs], np.int64)
-    counts = [len(data) // _POSTING_BYTES for _, _, data in blobs]
-    return np.repeat(firsts, counts) + postings[:, 0], postings[:, 1], postings[:, 2]

@@ -377,25 +377,21 @@ def _values(record: Record, row: int, seq: int) -> dict[str, Any]:
 
 def _record(stored: Sequence[Any]) -> Record:
     try:
-        return _decoded(stored)
+        fields = dict(zip(_FIELDS, stored, strict=False))
+        fields |= {
+            **{name: json.loads(fields[name]) for name in _JSON},
+            HIDDEN: bool(fields[HIDDEN]),
+            "captioned": bool(fields["captioned"]),
+        }
+        fields[ORIGIN] = {name: fields[name] for name in Origin.__slots__}
+        if len(stored) == len(_FIELDS):
+            return from_plain(fields)
+        image, text, perceptual_hash = stored[len(_FIELDS) :]
+        fields[PERCEPTUAL_HASH] = perceptual_hash.hex()
+        text_vector = None if text is None else np.frombuffer(text, "<f4")
+        return from_plain(fields, np.frombuffer(image, "<f4"), text_vector)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DamageError(f"record {stored[_FIELDS.index('id')]!r}: {error}") from error
-
-
-def _decoded(stored: Sequence[Any]) -> Record:
-    fields = dict(zip(_FIELDS, stored, strict=False))
-    fields |= {
-        **{name: json.loads(fields[name]) for name in _JSON},
-        HIDDEN: bool(fields[HIDDEN]),
-        "captioned": bool(fields["captioned"]),
-    }
-    fields[ORIGIN] = {name: fields[name] for name in Origin.__slots__}
-    if len(stored) == len(_FIELDS):
-        return from_plain(fields)
-    image, text, perceptual_hash = stored[len(_FIELDS) :]
-    fields[PERCEPTUAL_HASH] = perceptual_hash.hex()
-    text_vector = None if text is None else np.frombuffer(text, "<f4")
-    return from_plain(fields, np.frombuffer(image, "<f4"), text_vector)
 
 
 def _bytes(vector: Float32[np.ndarray, " E"] | None) -> bytes | None:
