@@ -218,6 +218,24 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(disk: LimitedDisk, tmp_
         assert collection.count() == len(written) - 20 + 1
 
 
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
+def test_a_file_on_a_full_disk_is_opened_and_searched(kind: str, tmp_path: Path) -> None:
+    with limited_disk(tmp_path, kind=kind, size_mb=4) as disk:
+        path = disk.folder / "pictures.db"
+        filled(path, "cat")
+        disk.fill()
+        with open_store(str(path)) as store:
+            collection = store.open("pictures")
+            assert collection.nearest(AXIS, OPTIONS)[0][0].id == "cat"
+            sentence = fault_of(lambda: collection.upsert([record("dog")]))
+            assert re.search("the disk of .*pictures.db is full: nothing", sentence)
+            disk.clear()
+            # The same store writes as soon as there is space, and finds what others write.
+            collection.upsert([record("dog")])
+            filled(path, "fish")
+            assert sorted(collection.ids()) == ["cat", "dog", "fish"]
+
+
 KILLED = """
 import os, signal, sys
 from dataclasses import replace

@@ -12,7 +12,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ _PAGE_BYTES = 8_192
 and the file of 100,000 records with captions is 511 MB instead of 370 MB."""
 _NETWORK = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs"))
 """File systems of other machines, where the shared memory of WAL does not work."""
+_NO_SPACE = ("SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_SHMOPEN")
+"""Errors of SQLite where there is no space for the locks of a file, next to it."""
 
 _CATALOG = (
     """
@@ -107,7 +109,8 @@ class Database:
         # to wait for another process.
         self._is_long, self._next_s, self._waited_s = False, 0.0, -math.inf
         self._closed = False
-        self._immutable = False
+        # Whether the file is read without locks, and whether a full disk is the reason.
+        self._immutable, self._is_full = False, False
         exists = self._check_file(create)
         self._file = os.path.abspath(path)
         self._inode = self._current_inode()
@@ -207,12 +210,16 @@ class Database:
                 check_cancelled()
             if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
                 raise SearchError(self._busy()) from error
-            if code.startswith("SQLITE_FULL") or "disk is full" in reason:
+            is_read_only = (
+                code.startswith(("SQLITE_READONLY", "SQLITE_PERM")) or "readonly" in reason
+            )
+            is_full = code.startswith("SQLITE_FULL") or "disk is full" in reason
+            if is_full or code in _NO_SPACE or (is_read_only and self._is_full):
                 raise StorageError(
                     f"the disk of {self.path} is full: nothing of this write was stored; free some "
                     "space and repeat it"
                 ) from error
-            if code.startswith(("SQLITE_READONLY", "SQLITE_PERM")) or "readonly" in reason:
+            if is_read_only:
                 raise StorageError(
                     f"{self.path} cannot be written: the file or its folder is read-only"
                 ) from error
@@ -251,6 +258,8 @@ class Database:
                     "that use it, and start them again"
                 )
             connection = self._idle.pop() if self._idle else None
+        if self._is_full:
+            self._look_for_space()
         connection = connection or self._connect()
         try:
             yield connection
@@ -263,6 +272,13 @@ class Database:
                     self._idle.append(connection)
             if not keep:
                 connection.close()
+
+    def _look_for_space(self) -> None:
+        """Use locks again once the disk has space for them."""
+        uri = f"{Path(self._file).as_uri()}?mode=rw"
+        with suppress(sqlite3.OperationalError), closing(sqlite3.connect(uri, uri=True)) as probe:
+            probe.execute("SELECT count(*) FROM sqlite_master")
+            self._immutable = self._is_full = False
 
     def _connect(self) -> sqlite3.Connection:
         uri = Path(self._file).as_uri()
@@ -342,7 +358,8 @@ class Database:
         try:
             self._set_mode()
         except sqlite3.OperationalError as error:
-            readable = "readonly" in str(error) or "unable to open" in str(error)
+            self._is_full = error.sqlite_errorname in _NO_SPACE
+            readable = "readonly" in str(error) or "unable to open" in str(error) or self._is_full
             if is_new or not readable or self._has_log():
                 raise
             # While there is no log, nobody writes, so that the file needs no lock.
