@@ -43,7 +43,7 @@ HEAVY := distributed or experimental or export or milvus or service or slow
 # Types and shapes of all arguments are checked in tests of single files, and in `make test-all` with
 # CHECKED=1 only, as they take a third of the time. It leaves the server to `make test-server`.
 QUICKLY := -m 'not milvus or contract' --jaxtyping-packages=
-CHECKS := -m 'not milvus' --cov=coca --cov-report=term
+CHECKS := -m 'not milvus'
 
 # The tests of LangChain need these settings of pytest-asyncio.
 ASYNC := -o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function
@@ -84,8 +84,9 @@ everyday: $(DRAWINGS) ## Make the default model; PHOTOS=FOLDER: what no package 
 test: $(DEV) ## Run the light tests, without those that start services, ranks or exports
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m 'not ($(HEAVY))' --jaxtyping-packages= --processor-limit 2
 
-test-all: $(DEV) ## Run all tests, of a Milvus server those of the mark `contract`; CHECKED=1: see .ci/run
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --ignore tests/experimental $(if $(CHECKED),$(CHECKS),$(QUICKLY))
+test-all: $(DEV) ## Run all tests; CHECKED=1: with types and shapes of arguments; COVERED=1: with coverage
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --ignore tests/experimental $(if $(CHECKED),$(CHECKS),$(QUICKLY)) \
+		$(if $(COVERED),--cov=coca --cov-report=term)
 	$(BIN)/pytest tests/experimental
 
 test-server: $(MILVUS) ## Run all tests of the mark `milvus`, on two Milvus servers (Linux on x86_64)
