@@ -6,23 +6,28 @@ import torch
 from numpy.testing import assert_allclose
 from torch.nn import functional as F
 
-from closing_stage import (
-    Choices,
-    Images,
-    LastLayers,
-    TextVectors,
-    Things,
-    checked,
-    closed,
-    draw_either,
-    fit,
-    principal_rotation,
-)
 from coca.core.errors import ModelError
 from coca.model.class_coca import ClassCoCa
 from coca.model.coca_config import PoolerConfig
+from coca.train.losses import AUXILIARY_LOSSES
 from tiny import ENCODERS, captioner, images, seed_weights, tiny_config
 from tiny import caption as tokens_of
+
+with pytest.MonkeyPatch.context() as _patch:
+    # The stage imports the losses of the first stage, which register themselves.
+    _patch.setattr(AUXILIARY_LOSSES, "_entries", dict(AUXILIARY_LOSSES._entries))
+    from closing_stage import (
+        Choices,
+        Images,
+        LastLayers,
+        TextVectors,
+        Things,
+        checked,
+        closed,
+        draw_either,
+        fit,
+        principal_rotation,
+    )
 
 CLASSES, WIDTH, SHOWN = 7, 48, 12
 
