@@ -18,7 +18,6 @@ import numpy as np
 import yaml
 
 from coca.core.errors import DataError
-from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.metrics.intervals import wilson_interval
 from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval_scores
@@ -38,23 +37,19 @@ BASELINES.update(words="BM25 of captions", captions="caption vectors")
 
 
 @TASKS.register("everyday_queries")
-def everyday_queries(
-    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
-) -> TaskResult:
+def everyday_queries(predictor: Predictor, config: TaskConfig) -> TaskResult:
     """Compute the fraction of everyday queries with a correct drawing in the first hits."""
-    samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
+    samples, bad = read_samples(config.data, limit=config.limit)
     queries, relevant = match(read_answers(), samples)
-    return score("everyday_queries", predictor, samples, queries, relevant, bad, progress)
+    return score("everyday_queries", predictor, samples, queries, relevant, bad)
 
 
 @TASKS.register("keyword_queries")
-def keyword_queries(
-    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
-) -> TaskResult:
+def keyword_queries(predictor: Predictor, config: TaskConfig) -> TaskResult:
     """Compute the fraction of keywords with a correct drawing in the first hits."""
-    samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
+    samples, bad = read_samples(config.data, limit=config.limit)
     queries, relevant = shared_keywords(samples)
-    return score("keyword_queries", predictor, samples, queries, relevant, bad, progress)
+    return score("keyword_queries", predictor, samples, queries, relevant, bad)
 
 
 def score(
@@ -64,13 +59,12 @@ def score(
     queries: Sequence[str],
     relevant: np.ndarray,
     bad: tuple[str, ...],
-    progress: ProgressMaker,
 ) -> TaskResult:
     """Score queries by image alone, with chance and the baselines by caption."""
     if not queries:
         raise DataError("no query names a drawing of the data", reason="no_overlap")
-    vectors = predictor.embed_images([sample.image for sample in samples], progress=progress)
-    embed = partial(predictor.embed_texts, progress=progress)
+    vectors = predictor.embed_images([sample.image for sample in samples])
+    embed = partial(predictor.embed_texts)
     similarity = embed_queries(embed, queries) @ vectors.T
     captions = [sample.captions[0] for sample in samples]
     words = bm25_matrix(captions, [name_emoji(query) for query in queries])

@@ -16,7 +16,6 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 
-from coca.core.progress import ProgressMaker, silent
 from coca.data.sources.annotated import AnnotatedSource, Entry
 from coca.data.sources.source import SourceConfig, register_source, single_path
 from coca.model.encoders.encoder import IMAGE_ENCODERS, ImageEncoder, ImageEncoderConfig
@@ -128,9 +127,7 @@ def named_files(config: NamedConfig) -> AnnotatedSource:
 
 
 @TASKS.register("caption_length")
-def caption_length(
-    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
-) -> TaskResult:
+def caption_length(predictor: Predictor, config: TaskConfig) -> TaskResult:
     """Count the words of the captions that a model writes; a task is a function."""
     images = sorted(Path(single_path(config.data)).glob("*.png"))
     captions = predictor.caption(images)

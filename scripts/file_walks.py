@@ -149,6 +149,7 @@ def request(uri: str) -> Walk:
 def training_step(images: Path, folder: Path) -> Walk:
     """Record the third step of a small run of `recipes/pretrain/flickr8k_coca.yaml`."""
     from coca.core.config.frozen_config import load_config
+    from coca.core.progress import show_progress
     from coca.data.sample import Sample
     from coca.data.sources.tar.shards import ShardWriter
     from coca.workflows.training.pretrain import PretrainConfig, pretrain
@@ -179,7 +180,8 @@ def training_step(images: Path, folder: Path) -> Walk:
         bar.done = bar.done if title.startswith("training") else -1_000_000
         yield bar
 
-    walk.record(lambda: pretrain(config, progress=progress))
+    with show_progress(progress):
+        walk.record(lambda: pretrain(config))
     return walk
 
 

@@ -48,8 +48,9 @@ def test_nothing_is_embedded_twice(plain: TorchPredictor) -> None:
     model.embed_images(images[:3])
     model.embed_texts(["one", "two"])
     bars: Bars = {}
-    model.embed_images([*images, images[3]], progress=recording(bars))
-    model.embed_texts(["two", "three", "three", "one"], progress=recording(bars))
+    with recording(bars):
+        model.embed_images([*images, images[3]])
+        model.embed_texts(["two", "three", "three", "one"])
     assert list(bars) == [("embedding images", 1), ("embedding texts", 1)]
 
 

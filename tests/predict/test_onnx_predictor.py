@@ -88,8 +88,6 @@ def test_signatures_are_those_of_the_protocol(name: str) -> None:
         coca.predict.onnx_predictor.OnnxPredictor,
     ):
         assert shape(kind) == shape(Predictor)
-    # No bar is drawn unless it is asked for.
-    assert {default for it, _, default in shape(Predictor) if it == "progress"} <= {False}
 
 
 def test_embeddings_equal_those_of_torch(predictor: Predictor, reference: Predictor) -> None:

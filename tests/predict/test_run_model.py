@@ -54,7 +54,8 @@ def test_adapters_are_merged_as_in_the_finished_model(images: Path, tmp_path: Pa
 def test_a_run_is_its_newest_weights(images: Path, tmp_path: Path) -> None:
     """A killed run has no model; one that goes on has an older model."""
     run = tmp_path / "run"
-    pretrain(recipe(images, run), progress=stopping_at(7))
+    with stopping_at(7):
+        pretrain(recipe(images, run))
     assert model_of_run(run) == run / "model"
     shutil.copytree(run, tmp_path / "killed")
     shutil.rmtree(tmp_path / "killed" / "model")

@@ -197,9 +197,10 @@ def test_a_class_embedding_is_the_renormalised_mean_over_prompts(predictor: Torc
 def test_progress_counts_every_item(predictor: TorchPredictor) -> None:
     bars: Bars = {}
     small = of_size(predictor, 3)
-    small.embed_images(IMAGES, progress=recording(bars))
-    small.embed_texts(TEXTS, progress=recording(bars))
-    small.caption(IMAGES, progress=recording(bars))
+    with recording(bars):
+        small.embed_images(IMAGES)
+        small.embed_texts(TEXTS)
+        small.caption(IMAGES)
     assert {title: bar.count for title, bar in bars.items()} == {
         ("embedding images", 7): 7,
         ("embedding texts", 5): 5,

@@ -202,7 +202,8 @@ def test_vectors_and_fingerprint_are_those_of_the_tower(
 @one_tower
 def test_a_run_in_two_parts_equals_the_run_in_one(trained: Trained) -> None:
     pretrain(trained.config("whole"))
-    stopped = pretrain(trained.config("parts"), progress=stopping_at(7))
+    with stopping_at(7):
+        stopped = pretrain(trained.config("parts"))
     assert (stopped.step, stopped.interrupted) == (7, True)
     pretrain(trained.config("parts"))
     whole, parts = (load_coca(trained.root / run).model.state_dict() for run in ("whole", "parts"))

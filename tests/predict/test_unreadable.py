@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import pytest
 
 from coca.core.errors import ConfigError, DataError
-from coca.core.progress import ProgressMaker, ProgressOption
+from coca.core.progress import show_progress
 from coca.predict.inputs import OnError, with_skips
 
 BAD = {0, 5, 6, 20}
@@ -15,13 +15,11 @@ def check(position: int) -> None:
         raise DataError(f"image {position} is damaged")
 
 
-def run(
-    count: int = 21, on_error: OnError = "skip", progress: ProgressOption = False
-) -> tuple[list[str], list[int]]:
+def run(count: int = 21, on_error: OnError = "skip") -> tuple[list[str], list[int]]:
     """The outcomes, and the positions whose work was done, with repetitions."""
     done: list[int] = []
 
-    def work(positions: Sequence[int], maker: ProgressMaker) -> list[str]:
+    def work(positions: Sequence[int]) -> list[str]:
         for position in positions:
             check(position)
             done.append(position)
@@ -35,7 +33,6 @@ def run(
         on_error=on_error,
         batch_size=2,
         title="working",
-        progress=progress,
     )
     return outcomes, done
 
@@ -58,7 +55,7 @@ def test_by_default_an_unreadable_image_is_an_error() -> None:
 
 
 def test_an_error_that_no_image_causes_is_raised() -> None:
-    def fail(positions: Sequence[int], maker: ProgressMaker) -> list[str]:
+    def fail(positions: Sequence[int]) -> list[str]:
         raise DataError("the text is damaged")
 
     with pytest.raises(DataError, match="the text is damaged"):
@@ -70,7 +67,6 @@ def test_an_error_that_no_image_causes_is_raised() -> None:
             on_error="skip",
             batch_size=2,
             title="working",
-            progress=False,
         )
 
 
@@ -79,6 +75,7 @@ def test_another_way_is_refused() -> None:
         run(on_error="ignore")  # type: ignore[arg-type]
 
 
-def test_progress_true_counts_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    run(progress=True)
+def test_progress_is_counted_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    with show_progress():
+        run()
     assert capsys.readouterr().err.endswith("\rworking 21/21\n")

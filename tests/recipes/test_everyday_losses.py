@@ -328,7 +328,8 @@ def test_a_resumed_run_equals_the_run_in_one(
         return recipe(image_folder, tmp_path / name, *trained, *more)
 
     whole = pretrain(config("whole"))
-    pretrain(config("parts"), progress=stopping_at(3))
+    with stopping_at(3):
+        pretrain(config("parts"))
     parts = pretrain(config("parts"))
     one, other = (load_file(it.model / "model.safetensors") for it in (whole, parts))
     assert one.keys() == other.keys()

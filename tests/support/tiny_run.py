@@ -5,7 +5,7 @@ import random
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from coca.core.errors import DataError
-from coca.core.progress import ProgressMaker
+from coca.core.progress import show_progress
 from coca.data.batch import Batch
 from coca.model.checkpoint import CHECKPOINT_FOLDER, Checkpoint, load_newest
 from coca.model.coca import CoCa
@@ -175,13 +175,15 @@ class RecordingBar:
 Bars: TypeAlias = dict[tuple[str, int | None], RecordingBar]
 
 
-def recording(bars: Bars) -> ProgressMaker:
+def recording(bars: Bars) -> AbstractContextManager[None]:
+    """A block whose progress bars are kept by title and total."""
+
     @contextmanager
     def make(title: str, total: int | None) -> Iterator[RecordingBar]:
         bars[title, total] = RecordingBar()
         yield bars[title, total]
 
-    return make
+    return show_progress(make)
 
 
 def kill_at_sync_number(count: int) -> None:

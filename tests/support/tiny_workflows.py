@@ -4,7 +4,7 @@ import io
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from coca.core.config.frozen_config import load_config
-from coca.core.progress import ProgressMaker
+from coca.core.progress import show_progress
 from coca.data.sources.tar import index as tar_index
 from coca.data.sources.tar.scan import Scan, scan_tar
 from coca.data.sources.tar.shards import ShardsConfig
@@ -95,15 +95,15 @@ class _StoppingBar:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def stopping_at(step: int) -> ProgressMaker:
-    """Progress that stops the run behind this step, wherever it begins."""
+def stopping_at(step: int) -> AbstractContextManager[None]:
+    """A block in which a run stops behind this step, wherever it begins."""
 
     @contextmanager
     def make(title: str, total: int | None) -> Iterator[_StoppingBar]:
         done = int(title.rpartition(" ")[2]) if "from step" in title else 0
         yield _StoppingBar(step - done if title.startswith("training") else -1)
 
-    return make
+    return show_progress(make)
 
 
 def run_on_this_rank(root: Path) -> Results:

@@ -15,7 +15,8 @@ BROKEN = Sample("s0001", b"no image at all", captions=("a cat",))
 def test_samples_come_in_order_and_are_counted(tmp_path: Path) -> None:
     config = write_folder(tmp_path, make_samples(5))
     bars: Bars = {}
-    samples, bad = read_samples(config, progress=recording(bars))
+    with recording(bars):
+        samples, bad = read_samples(config)
     assert [sample.key for sample in samples] == [f"s{number:04d}" for number in range(5)]
     assert bad == ()
     assert bars[f"reading {tmp_path}", 5].count == 5

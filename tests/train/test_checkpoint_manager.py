@@ -55,7 +55,8 @@ def test_a_stopped_run_that_goes_on_equals_one_that_was_never_stopped(
     torch.manual_seed(1)
     fresh = tiny_trainer(tmp_path / "run", optimizer=optimizer, model=CoCa(tiny_config()))
     bars: Bars = {}
-    result = fresh.fit(recording(bars))
+    with recording(bars):
+        result = fresh.fit()
     assert result == type(result)(12, False, result.metrics, trained=12 - stop)
     assert list(bars) == [(f"training from step {stop}", 12 - stop)]
     assert same(weights(fresh), weights(whole))

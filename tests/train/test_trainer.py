@@ -115,7 +115,8 @@ def test_half_precision_trains_and_keeps_its_weights_whole(tmp_path: Path) -> No
 
 def test_the_bar_counts_every_step_and_rows_come_at_the_end_too(tmp_path: Path) -> None:
     bars: Bars = {}
-    tiny_trainer(tmp_path, steps=3, save_every=2).fit(recording(bars))
+    with recording(bars):
+        tiny_trainer(tmp_path, steps=3, save_every=2).fit()
     assert [row["step"] for row in rows(tmp_path)] == [2, 3]
     (bar,) = bars.values()
     assert list(bars) == [("training", 3)]

@@ -1,23 +1,26 @@
 """Console output: results on stdout, everything else on stderr."""
 
+import functools
 import json
 import logging
 import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, ParamSpec
 
 import typer
 
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import ProgressMaker, show_progress, silent
 
 PIPE_WIDTH = 200
 """Width of a table outside a terminal, in columns: wide enough for unbroken paths."""
+
+P = ParamSpec("P")
 
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
@@ -35,7 +38,7 @@ class Console:
 
     @property
     def progress(self) -> ProgressMaker:
-        """Progress callback: a bar on a terminal, else a line every ten seconds."""
+        """Factory of progress bars: a bar on a terminal, else a line every ten seconds."""
         if self.quiet or self.json:
             return silent
         from coca.cli.progress import LiveBars, lines
@@ -88,6 +91,19 @@ class Console:
         with console.capture() as capture:
             console.print(table)
         typer.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def shows_progress(command: Callable[P, None]) -> Callable[P, None]:
+    """Show the progress of a command, as its `Console` displays it."""
+
+    @functools.wraps(command)
+    def shown(*arguments: P.args, **options: P.kwargs) -> None:
+        given = (*arguments, *options.values())
+        (console,) = (value for value in given if isinstance(value, Console))
+        with show_progress(console.progress):
+            command(*arguments, **options)
+
+    return shown
 
 
 def _printable(text: str) -> str:

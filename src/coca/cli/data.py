@@ -5,13 +5,15 @@ from typing import Annotated
 
 import typer
 
-from coca.cli.console import Console
+from coca.cli.console import Console, shows_progress
 from coca.cli.options.option_groups import Commands
+from coca.core.progress import progress_bar
 
 app = Commands(help="Prepare data: train a tokenizer, index tars, cache features.")
 
 
 @app.command()
+@shows_progress
 def tokenizer(
     sources: Annotated[
         list[str],
@@ -39,7 +41,6 @@ def tokenizer(
         [(config, open_source(config)) for config in configs],
         vocab_size=vocab_size,
         config=TokenizerConfig(),
-        progress=console.progress,
     )
     made.save(out)
     console.say(f"a tokenizer of {made.vocab_size} pieces is in {out}")
@@ -47,6 +48,7 @@ def tokenizer(
 
 
 @app.command()
+@shows_progress
 def index(
     tars: Annotated[
         list[str],
@@ -80,7 +82,7 @@ def index(
 
     paths = Storage().find(tars, suffix=".tar")
     samples = 0
-    with console.progress("indexing tars", len(paths)) as bar:
+    with progress_bar("indexing tars", len(paths)) as bar:
         for count in index_tars(paths, folder=index_folder, checksums=checksums):
             samples += count
             bar.advance(1, samples=samples)
@@ -90,6 +92,7 @@ def index(
 
 
 @app.command()
+@shows_progress
 def features(
     settings: Annotated[
         list[str],
@@ -110,7 +113,7 @@ def features(
 
     given = Settings.of(settings, folder="pretrain")
     config = load(PretrainConfig, given, find_data=True)
-    files = compute_features(config, progress=console.progress)
+    files = compute_features(config)
     for file in files:
         key = file.key
         console.say(

@@ -1,9 +1,16 @@
-"""Progress bar protocol, independent of the display."""
+"""Progress bars: functions open them with `progress_bar`, and callers choose their display.
+
+    with show_progress():
+        vectors = model.embed_images(files)
+
+No function takes a progress callback: the display is a context variable.
+"""
 
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import Protocol, TypeAlias, runtime_checkable
 
 
@@ -19,9 +26,6 @@ class Bar(Protocol):
 ProgressMaker: TypeAlias = Callable[[str, int | None], AbstractContextManager[Bar]]
 """Factory of a progress bar from its title and the number of items (None: unknown)."""
 
-ProgressOption: TypeAlias = ProgressMaker | bool
-"""A factory of progress bars, True for `stderr_line`, or False for none."""
-
 REDRAW_EVERY_S = 0.2
 
 
@@ -32,7 +36,7 @@ class _SilentBar:
 
 @contextmanager
 def silent(title: str, total: int | None) -> Iterator[Bar]:
-    """Yield a bar without output, the default of functions that take a `ProgressMaker`."""
+    """Yield a bar without output, the default."""
     yield _SilentBar()
 
 
@@ -62,8 +66,50 @@ class _LineBar:
         self._written_at = time.monotonic()
 
 
-def as_maker(progress: ProgressOption) -> ProgressMaker:
-    """Return the factory of progress bars that an option selects."""
-    if isinstance(progress, bool):
-        return stderr_line if progress else silent
-    return progress
+class _Display:
+    def __init__(self, maker: ProgressMaker) -> None:
+        self.maker = maker
+        self.is_open = False
+
+
+_display: ContextVar[_Display | None] = ContextVar("progress", default=None)
+
+
+@contextmanager
+def progress_bar(title: str, total: int | None) -> Iterator[Bar]:
+    """Open a progress bar; it is silent inside another one, which counts whole batches.
+
+    Args:
+        title: Work that the bar shows, such as "captioning".
+        total: Number of items; None if it is unknown.
+    """
+    display = _display.get()
+    if display is None or display.is_open:
+        yield _SilentBar()
+        return
+    display.is_open = True
+    try:
+        with display.maker(title, total) as bar:
+            yield bar
+    finally:
+        display.is_open = False
+
+
+@contextmanager
+def show_progress(maker: ProgressMaker = stderr_line) -> Iterator[None]:
+    """Show the progress of everything that is called in the block.
+
+    Args:
+        maker: Factory of the bars. Default: one line on stderr.
+    """
+    token = _display.set(_Display(maker))
+    try:
+        yield
+    finally:
+        _display.reset(token)
+
+
+def progress_maker() -> ProgressMaker:
+    """Return the factory in effect, for a long part of other work that shows bars of its own."""
+    display = _display.get()
+    return silent if display is None else display.maker

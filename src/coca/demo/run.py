@@ -14,7 +14,6 @@ from zipfile import ZipFile
 
 from coca.core.errors import DataError
 from coca.core.files.atomic import atomic_folder, write_atomic
-from coca.core.progress import ProgressMaker, silent
 from coca.predict.torch_loading import load_coca
 from coca.predict.torch_predictor import TorchPredictor
 from coca.search.ingest.sources import FileSource
@@ -159,7 +158,6 @@ def demo(
     images: str | Path | None = None,
     model: str | Path = DEFAULT_MODEL,
     uri: str = "",
-    progress: ProgressMaker = silent,
     log: Callable[[str], None] = lambda line: None,
 ) -> DemoResult:
     """Index images, then write a report of searches and captions.
@@ -172,7 +170,6 @@ def demo(
         model: Name or folder of the model.
         uri: Path of a SQLite file, or address of Milvus, for a collection `demo`; default:
             `pictures.db` in the folder, with a collection `pictures`.
-        progress: Reports the progress.
         log: Receives a line before each step.
 
     Raises:
@@ -198,7 +195,6 @@ def demo(
         uri=uri,
         collection=collection,
         captions=images is None,
-        progress=progress,
     )
     with open_collection(predictor, uri, collection) as opened:
         pages = opened.pages(vectors=False)
@@ -211,7 +207,7 @@ def demo(
         # The first hit is the image itself.
         by_image = {path: engine.search(image=path, limit=HITS)[1:] for path in shown[:SIMILAR]}
     log(f"captioning {len(shown)} images, and writing the report")
-    captions = predictor.caption(shown, progress=progress)
+    captions = predictor.caption(shown)
     size = parameters_shown(sum(weight.numel() for weight in predictor.model.parameters()))
     lead = f"{model}, a CoCa of {size} parameters, on {len(paths):,} images of {source}."
     if images is None:

@@ -6,7 +6,6 @@ from collections.abc import Hashable, Iterable
 from jaxtyping import Float
 from numpy import ndarray
 
-from coca.core.progress import ProgressOption
 from coca.predict.inputs import OnError, as_texts
 from coca.predict.predictor import Predictor
 from coca.processing.image_file import ImageInput
@@ -26,26 +25,23 @@ class CachingPredictor(Predictor):
         images: ImageInput | Iterable[ImageInput],
         *,
         on_error: OnError = "raise",
-        progress: ProgressOption = False,
     ) -> Float[ndarray, "N E"]:
         """Compute image embeddings, from the cache where possible."""
         encoded = isinstance(images, list | tuple) and all(isinstance(it, bytes) for it in images)
         if not encoded or on_error != "raise":
-            return super().embed_images(images, on_error=on_error, progress=progress)
+            return super().embed_images(images, on_error=on_error)
         assert isinstance(images, list | tuple)
         keys = [_key(image) for image in images]
         wanted = {key: row for row, key in enumerate(keys) if key not in self._vectors}
-        new = super().embed_images([images[row] for row in wanted.values()], progress=progress)
+        new = super().embed_images([images[row] for row in wanted.values()])
         self._vectors |= zip(wanted, new, strict=True)
         return self._stacked([self._vectors[key] for key in keys])
 
-    def embed_texts(
-        self, texts: str | Iterable[str], *, progress: ProgressOption = False
-    ) -> Float[ndarray, "N E"]:
+    def embed_texts(self, texts: str | Iterable[str]) -> Float[ndarray, "N E"]:
         """Compute text embeddings, from the cache where possible."""
         listed = as_texts(texts)
         wanted = [text for text in dict.fromkeys(listed) if text not in self._vectors]
-        new = super().embed_texts(wanted, progress=progress)
+        new = super().embed_texts(wanted)
         self._vectors |= zip(wanted, new, strict=True)
         return self._stacked([self._vectors[text] for text in listed])
 

@@ -17,7 +17,7 @@ from jaxtyping import Float32, UInt8
 
 from coca.core.errors import UnsupportedError
 from coca.core.prefetch import map_ahead
-from coca.core.progress import ProgressMaker
+from coca.core.progress import progress_bar
 from coca.predict.predictor import Predictor
 from coca.predict.short_vectors import normalized
 from coca.processing.image_file import ImageInput, reading_threads
@@ -75,9 +75,7 @@ class EmbeddingPredictor(Predictor):
         """Join images to one array, or to a list where their sizes differ."""
         return list(images) if self.image_settings.resize == "within" else np.stack(images)
 
-    def _read_ahead(
-        self, images: Sequence[ImageInput], title: str, progress: ProgressMaker
-    ) -> Iterator[Any]:
+    def _read_ahead(self, images: Sequence[ImageInput], title: str) -> Iterator[Any]:
         """Yield batches of pixels; the next one is read in threads while the model computes."""
         size = self.batch_size
         batches = (images[start : start + size] for start in range(0, len(images), size))
@@ -86,7 +84,7 @@ class EmbeddingPredictor(Predictor):
             return self._joined(list(readers.map(self.prepare_image, batch)))
 
         pool = ThreadPoolExecutor(reading_threads(images))
-        with progress(title, len(images)) as bar, pool as readers:
+        with progress_bar(title, len(images)) as bar, pool as readers:
             for pixels in map_ahead(read, batches, threads=1, ahead=1):
                 yield pixels
                 bar.advance(len(pixels))

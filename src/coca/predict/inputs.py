@@ -20,7 +20,7 @@ from numpy import ndarray
 from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
-from coca.core.progress import ProgressMaker, ProgressOption, as_maker, silent
+from coca.core.progress import progress_bar
 from coca.metrics.classification import softmax
 from coca.model.generation.generation_config import GeneratedSequence
 from coca.processing.image_file import ImageInput
@@ -264,24 +264,22 @@ BATCHES_AHEAD = 4
 
 def with_skips(
     count: int,
-    work: Callable[[Sequence[int], ProgressMaker], Sequence[T]],
+    work: Callable[[Sequence[int]], Sequence[T]],
     *,
     check: Callable[[int], object],
     placeholder: Callable[[DataError], T],
     on_error: str,
     batch_size: int,
     title: str,
-    progress: ProgressOption,
 ) -> list[T]:
     """Compute one outcome per image, in order."""
-    maker = as_maker(progress)
     if on_error == "raise":
-        return list(work(range(count), maker))
+        return list(work(range(count)))
     if on_error != "skip":
         raise ConfigError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
     outcomes: list[T] = []
     size = BATCHES_AHEAD * batch_size
-    with maker(title, count) as bar:
+    with progress_bar(title, count) as bar:
         for start in range(0, count, size):
             part = range(start, min(start + size, count))
             outcomes += _skipping(part, work, check, placeholder)
@@ -291,12 +289,12 @@ def with_skips(
 
 def _skipping(
     positions: Sequence[int],
-    work: Callable[[Sequence[int], ProgressMaker], Sequence[T]],
+    work: Callable[[Sequence[int]], Sequence[T]],
     check: Callable[[int], object],
     placeholder: Callable[[DataError], T],
 ) -> Sequence[T]:
     try:
-        return work(positions, silent)
+        return work(positions)
     except DataError:
         faults: dict[int, DataError] = {}
         for position in positions:
@@ -307,5 +305,5 @@ def _skipping(
                 logger.warning("image %d is skipped: %s", position, error)
         if not faults:
             raise
-    good = iter(work([it for it in positions if it not in faults], silent))
+    good = iter(work([it for it in positions if it not in faults]))
     return [placeholder(faults[it]) if it in faults else next(good) for it in positions]

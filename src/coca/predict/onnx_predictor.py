@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 
 from coca.core.errors import ConfigError, UnsupportedError
 from coca.core.files.atomic import read_model_json
-from coca.core.progress import ProgressMaker, ProgressOption, as_maker
+from coca.core.progress import progress_bar
 from coca.model.generation.generation_config import (
     GeneratedSequence,
     GenerationConfig,
@@ -188,21 +188,17 @@ class OnnxPredictor(Exported):
     def leading_ids(self, text: str, count: int) -> list[int]:
         return (self._tower_tokens or self._text_tokens).leading_ids(text, count)
 
-    def embed_texts(
-        self, texts: str | Iterable[str], *, progress: ProgressOption = False
-    ) -> Float32[np.ndarray, "N E"]:
+    def embed_texts(self, texts: str | Iterable[str]) -> Float32[np.ndarray, "N E"]:
         if self._tower_tokens is None:
-            return super().embed_texts(texts, progress=progress)
-        batches = self._batches(as_texts(texts), "embedding texts", as_maker(progress))
+            return super().embed_texts(texts)
+        batches = self._batches(as_texts(texts), "embedding texts")
         ids = (self._tower_tokens.encode([*map(whole, batch)])[0] for batch in batches)
         return self._stacked([row for batch in ids for row in self._encode_texts(batch)])
 
     def prepare_image(self, image: ImageInput) -> UInt8[np.ndarray, "3 S S"]:
         return square(image, self.image_settings)
 
-    def embed_clips(
-        self, clips: Sequence[Sequence[ImageInput]], *, progress: ProgressOption = False
-    ) -> NoReturn:
+    def embed_clips(self, clips: Sequence[Sequence[ImageInput]]) -> NoReturn:
         """Raise an error: the graphs pool the tokens of one image."""
         raise self._unsupported("pools the tokens of one image at a time")
 
@@ -212,7 +208,6 @@ class OnnxPredictor(Exported):
         *,
         prompt: str = "",
         decoding: GenerationConfig | None = None,
-        progress: ProgressOption = False,
         **options: Unpack[GenerationOptions],
     ) -> NoReturn:
         """Raise an error: the graphs pool the tokens of one image."""
@@ -224,7 +219,6 @@ class OnnxPredictor(Exported):
         texts: Sequence[str] | None = None,
         *,
         on_error: OnError = "raise",
-        progress: ProgressOption = False,
     ) -> NoReturn:
         """Raise an error: a head is not exported."""
         raise self._unsupported("has no head that answers")
@@ -333,12 +327,12 @@ class OnnxPredictor(Exported):
         return squares
 
     def _read_ahead(
-        self, images: Sequence[ImageInput], title: str, progress: ProgressMaker
+        self, images: Sequence[ImageInput], title: str
     ) -> Iterator[UInt8[np.ndarray, "B 3 S S"]]:
         """Yield batches of pixels; the next batch is read while the model computes the current."""
         with ThreadPoolExecutor(reading_threads(images)) as readers:
             ahead: list[Future[UInt8[np.ndarray, "3 S S"]]] = []
-            with progress(title, len(images)) as bar:
+            with progress_bar(title, len(images)) as bar:
                 for start in range(0, len(images) + self.batch_size, self.batch_size):
                     batch = images[start : start + self.batch_size]
                     current = ahead

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float32, UInt8
 from numpy import ndarray
 
 from coca.core.errors import ConfigError, DataError
-from coca.core.progress import ProgressMaker, ProgressOption, as_maker
+from coca.core.progress import progress_bar
 from coca.model.generation.generation_config import (
     GeneratedSequence,
     GenerationConfig,
@@ -132,9 +132,7 @@ class Predictor(ABC):
         """Encode the first `count` tokens of a text of any length, without special tokens."""
 
     @abstractmethod
-    def embed_clips(
-        self, clips: Sequence[Sequence[ImageInput]], *, progress: ProgressOption = False
-    ) -> Float32[ndarray, "N E"]:
+    def embed_clips(self, clips: Sequence[Sequence[ImageInput]]) -> Float32[ndarray, "N E"]:
         """Compute one unit-norm embedding per clip, from the tokens of all its images at once.
 
         The mean over the embeddings of the images is `coca.predict.video.embed_clips`.
@@ -147,7 +145,6 @@ class Predictor(ABC):
         *,
         prompt: str = "",
         decoding: GenerationConfig | None = None,
-        progress: ProgressOption = False,
         **options: Unpack[GenerationOptions],
     ) -> list[Caption]:
         """Generate a caption for each clip: the decoder reads the pooled tokens of all its images.
@@ -162,7 +159,6 @@ class Predictor(ABC):
         texts: Sequence[str] | None = None,
         *,
         on_error: OnError = "raise",
-        progress: ProgressOption = False,
     ) -> Float32[ndarray, "N K"]:
         """Compute the logits of the head's classes; repeated samples are encoded once.
 
@@ -170,7 +166,6 @@ class Predictor(ABC):
             samples: The image of each sample, or its images in order for a head that reads several.
             texts: The question or statement of each sample, for a head that reads text.
             on_error: `raise` at an unreadable image, or `skip` its sample: its row is NaN.
-            progress: Optional progress callback, or True for a line on stderr.
 
         Raises:
             ConfigError: The model has no head, or `texts` do not fit the head.
@@ -182,23 +177,19 @@ class Predictor(ABC):
         images: ImageInput | Iterable[ImageInput],
         *,
         on_error: OnError = "raise",
-        progress: ProgressOption = False,
     ) -> Float32[ndarray, "N E"]:
         """Compute one unit-norm embedding per image; a single image is a list of one.
 
         Args:
             images: One or many.
             on_error: `raise` at an unreadable image, or `skip` it: its row is NaN.
-            progress: Optional progress callback, or True for a line on stderr.
 
         Raises:
             DataError: An image cannot be read; the message names it.
         """
 
-        def work(
-            chosen: Sequence[ImageInput], numbers: Sequence[int], maker: ProgressMaker
-        ) -> list[ndarray]:
-            batches = self._read_ahead(chosen, "embedding images", maker)
+        def work(chosen: Sequence[ImageInput], numbers: Sequence[int]) -> list[ndarray]:
+            batches = self._read_ahead(chosen, "embedding images")
             return [row for pixels in batches for row in self._encode_images(pixels)]
 
         return self._stacked(
@@ -208,7 +199,6 @@ class Predictor(ABC):
                 lambda error: np.full(self.embed_dim, np.nan, np.float32),
                 on_error=on_error,
                 title="embedding images",
-                progress=progress,
             )
         )
 
@@ -235,11 +225,9 @@ class Predictor(ABC):
             texts += [caption_of(best, begun, self._decode).text for best in written]
         return self._stacked(rows), texts
 
-    def embed_texts(
-        self, texts: str | Iterable[str], *, progress: ProgressOption = False
-    ) -> Float32[ndarray, "N E"]:
+    def embed_texts(self, texts: str | Iterable[str]) -> Float32[ndarray, "N E"]:
         """Compute one unit-norm embedding per text; a single text is a list of one."""
-        batches = self._batches(as_texts(texts), "embedding texts", as_maker(progress))
+        batches = self._batches(as_texts(texts), "embedding texts")
         return self._stacked(
             [row for batch in batches for row in self._encode_texts(self._tokens(batch))]
         )
@@ -251,7 +239,6 @@ class Predictor(ABC):
         prompt: str | Iterable[str] = "",
         decoding: GenerationConfig | None = None,
         on_error: OnError = "raise",
-        progress: ProgressOption = False,
         **options: Unpack[GenerationOptions],
     ) -> list[Caption]:
         """Generate a caption for each image, by beam search unless the options choose otherwise.
@@ -267,7 +254,6 @@ class Predictor(ABC):
             decoding: Decoding strategy; default: beam search.
             on_error: `raise` at an unreadable image, or `skip` it: its caption is empty, and
                 has the `error`.
-            progress: Optional progress callback, or True for a line on stderr.
             **options: Fields of `GenerationConfig`, which take precedence over `decoding`.
 
         Returns:
@@ -283,12 +269,10 @@ class Predictor(ABC):
         image_list = as_images(images)
         prompts = [*map(self._encode_prompt, prompts_for(prompt, len(image_list)))]
 
-        def work(
-            chosen: Sequence[ImageInput], numbers: Sequence[int], maker: ProgressMaker
-        ) -> list[Caption]:
+        def work(chosen: Sequence[ImageInput], numbers: Sequence[int]) -> list[Caption]:
             unique, positions = unique_samples(chosen)
             captions: dict[int, Caption] = {}
-            for pixels in self._read_ahead(unique, "captioning", maker):
+            for pixels in self._read_ahead(unique, "captioning"):
                 seen = self._image_tokens(pixels)
                 here, positions = positions[: len(pixels)], positions[len(pixels) :]
                 for rows, wanted in expand_positions(here, self.batch_size):
@@ -305,7 +289,6 @@ class Predictor(ABC):
             skipped_caption,
             on_error=on_error,
             title="captioning",
-            progress=progress,
         )
 
     def read_image(
@@ -330,7 +313,6 @@ class Predictor(ABC):
         by_length: bool = False,
         only: Bool[ndarray, "N M"] | None = None,
         on_error: OnError = "raise",
-        progress: ProgressOption = False,
     ) -> Float32[ndarray, "N M"]:
         """Compute the log-likelihood log p(text | image) of all pairs, in nats.
 
@@ -343,7 +325,6 @@ class Predictor(ABC):
             by_length: Return the mean over the tokens and the end token instead of the sum.
             only: Mask of the pairs to score; other pairs get minus infinity. Default: all pairs.
             on_error: `raise` at an unreadable image, or `skip` it: its row is NaN.
-            progress: Optional progress callback, or True for a line on stderr.
 
         Raises:
             DataError: An image cannot be read.
@@ -354,11 +335,9 @@ class Predictor(ABC):
         if only is not None and only.shape != shape:
             raise ConfigError(f"only must have the shape of the scores, {shape}, got {only.shape}")
 
-        def work(
-            chosen: Sequence[ImageInput], numbers: Sequence[int], maker: ProgressMaker
-        ) -> list[ndarray]:
+        def work(chosen: Sequence[ImageInput], numbers: Sequence[int]) -> list[ndarray]:
             rows: list[ndarray] = []
-            for pixels in self._read_ahead(chosen, "scoring captions", maker):
+            for pixels in self._read_ahead(chosen, "scoring captions"):
                 here = list(numbers[len(rows) : len(rows) + len(pixels)])
                 pairs = None if only is None else only[here]
                 rows += list(self._score_tokens(self._image_tokens(pixels).tokens, tokens, pairs))
@@ -371,7 +350,6 @@ class Predictor(ABC):
             lambda error: missing,
             on_error=on_error,
             title="scoring captions",
-            progress=progress,
         )
         scores = np.stack(rows) if rows else np.zeros((0, len(tokens)), np.float32)
         return scores / self._scored_lengths(tokens).astype(np.float32) if by_length else scores
@@ -381,7 +359,6 @@ class Predictor(ABC):
         labels: str | Iterable[str],
         *,
         templates: Templates = PROMPTS["plain"],
-        progress: ProgressOption = False,
     ) -> Float32[ndarray, "K E"]:
         """Compute one unit-norm class embedding per label: the mean over its prompts (as in CLIP).
 
@@ -389,7 +366,7 @@ class Predictor(ABC):
             ConfigError: No label, a repeated label, no prompt for a label, no `{}` in a template.
         """
         groups = sentences_of(as_texts(labels), templates)
-        vectors = self.embed_texts([text for group in groups for text in group], progress=progress)
+        vectors = self.embed_texts([text for group in groups for text in group])
         return class_means(vectors, groups)
 
     def class_log_likelihoods(
@@ -400,7 +377,6 @@ class Predictor(ABC):
         templates: Templates = PROMPTS["plain"],
         only: Bool[ndarray, "N K"] | None = None,
         on_error: OnError = "raise",
-        progress: ProgressOption = False,
     ) -> Float32[ndarray, "N K"]:
         """Compute the log-likelihood of each label's prompts, in nats.
 
@@ -410,7 +386,7 @@ class Predictor(ABC):
         groups = sentences_of(as_texts(labels), templates)
         pairs = None if only is None else only.repeat([*map(len, groups)], axis=1)
         sentences = [text for group in groups for text in group]
-        each = self.score(images, sentences, only=pairs, on_error=on_error, progress=progress)
+        each = self.score(images, sentences, only=pairs, on_error=on_error)
         return log_mean_likelihoods(each, groups)
 
     def classify(
@@ -421,7 +397,6 @@ class Predictor(ABC):
         templates: Templates | None = None,
         by: Literal["similarity", "likelihood"] = "similarity",
         on_error: OnError = "raise",
-        progress: ProgressOption = False,
     ) -> list[list[Prediction]]:
         """Classify images: rank the labels by probability for each image.
 
@@ -437,7 +412,6 @@ class Predictor(ABC):
                 probability of the prompts, averaged over the templates; it is slower and favours
                 short and frequent names.
             on_error: `raise` at an unreadable image, or `skip` it: it has no predictions.
-            progress: Optional progress callback, or True for a line on stderr.
 
         Raises:
             DataError: An image cannot be read.
@@ -452,15 +426,15 @@ class Predictor(ABC):
                 )
             if templates is not None or by != "similarity":
                 raise ConfigError("templates and by apply to labels, and none are given")
-            return self.answer(as_images(images), on_error=on_error, progress=progress)
+            return self.answer(as_images(images), on_error=on_error)
         labels, templates = as_labels(labels), PROMPTS["plain"] if templates is None else templates
         if by == "similarity":
             classes = self.class_embeddings(labels, templates=templates)
-            vectors = self.embed_images(images, on_error=on_error, progress=progress)
+            vectors = self.embed_images(images, on_error=on_error)
             logits = self.logit_scale * vectors @ classes.T
         elif by == "likelihood":
             logits = self.class_log_likelihoods(
-                images, labels, templates=templates, on_error=on_error, progress=progress
+                images, labels, templates=templates, on_error=on_error
             )
         else:
             raise ConfigError(f"by is {by!r}; choose one of similarity, likelihood")
@@ -472,22 +446,19 @@ class Predictor(ABC):
         texts: Sequence[str] | None = None,
         *,
         on_error: OnError = "raise",
-        progress: ProgressOption = False,
     ) -> list[list[Prediction]]:
         """Rank the head's classes by probability for each sample.
 
         For free-form answers use `caption` with the question as its `prompt`. For arguments and
         errors see `head_logits`; a skipped sample has no predictions.
         """
-        logits = self.head_logits(samples, texts, on_error=on_error, progress=progress)
+        logits = self.head_logits(samples, texts, on_error=on_error)
         return predictions(logits, self.classes)
 
     # One batch, by the subclass. Pixels, image tokens and token ids are its arrays or tensors.
 
     @abstractmethod
-    def _read_ahead(
-        self, images: Sequence[ImageInput], title: str, progress: ProgressMaker
-    ) -> Iterator[Any]:
+    def _read_ahead(self, images: Sequence[ImageInput], title: str) -> Iterator[Any]:
         """Yield batches of pixels; the next batch is read while the model computes the current."""
 
     @abstractmethod
@@ -542,30 +513,28 @@ class Predictor(ABC):
     def _per_image(
         self,
         images: Sequence[ImageInput],
-        work: Callable[[Sequence[ImageInput], Sequence[int], ProgressMaker], Sequence[T]],
+        work: Callable[[Sequence[ImageInput], Sequence[int]], Sequence[T]],
         placeholder: Callable[[DataError], T],
         *,
         on_error: OnError,
         title: str,
-        progress: ProgressOption,
     ) -> list[T]:
         """Compute one outcome per image, from images with their positions; see `with_skips`."""
         return with_skips(
             len(images),
-            lambda chosen, maker: work([images[it] for it in chosen], chosen, maker),
+            lambda chosen: work([images[it] for it in chosen], chosen),
             check=lambda position: self.prepare_image(images[position]),
             placeholder=placeholder,
             on_error=on_error,
             batch_size=self.batch_size,
             title=title,
-            progress=progress,
         )
 
     def _batches(
-        self, items: Sequence[T], title: str, progress: ProgressMaker, *, size: int | None = None
+        self, items: Sequence[T], title: str, *, size: int | None = None
     ) -> Iterator[Sequence[T]]:
         size = size or self.batch_size
-        with progress(title, len(items)) as bar:
+        with progress_bar(title, len(items)) as bar:
             for start in range(0, len(items), size):
                 batch = items[start : start + size]
                 yield batch

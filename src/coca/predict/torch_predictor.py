@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coca.core.errors import ConfigError, DataError
-from coca.core.progress import ProgressMaker, ProgressOption, as_maker
+from coca.core.progress import progress_bar
 from coca.model.class_coca import ClassCoCa
 from coca.model.coca import CoCa
 from coca.model.coca_config import HeadConfig
@@ -128,13 +128,11 @@ class TorchPredictor(Predictor):
         return transform.square(transform.read(image)).numpy()
 
     @torch.inference_mode()
-    def embed_clips(
-        self, clips: Sequence[Sequence[ImageInput]], *, progress: ProgressOption = False
-    ) -> Float32[ndarray, "N E"]:
+    def embed_clips(self, clips: Sequence[Sequence[ImageInput]]) -> Float32[ndarray, "N E"]:
         return self._stacked(
             [
                 self._encode_images(self._placed(self.processor.images(clip))[None])[0]
-                for (clip,) in self._batches(clips, "embedding clips", as_maker(progress), size=1)
+                for (clip,) in self._batches(clips, "embedding clips", size=1)
             ]
         )
 
@@ -145,12 +143,11 @@ class TorchPredictor(Predictor):
         *,
         prompt: str = "",
         decoding: GenerationConfig | None = None,
-        progress: ProgressOption = False,
         **options: Unpack[GenerationOptions],
     ) -> list[Caption]:
         decoding, begun = GenerationConfig.of(decoding, **options), self._encode_prompt(prompt)
         captions = []
-        for (clip,) in self._batches(clips, "captioning clips", as_maker(progress), size=1):
+        for (clip,) in self._batches(clips, "captioning clips", size=1):
             pixels = self._placed(self.processor.images(clip))[None]
             (written,) = self._generate(self._image_tokens(pixels), [begun], decoding, pixels)
             captions.append(caption_of(written, begun, self._decode))
@@ -162,17 +159,16 @@ class TorchPredictor(Predictor):
         texts: Sequence[str] | None = None,
         *,
         on_error: OnError = "raise",
-        progress: ProgressOption = False,
     ) -> Float[ndarray, "N K"]:
         head = head_of(self.model).config
         asked = check_texts(head, texts, len(samples))
         size = max(1, self.batch_size // head.images_per_sample)
 
         @torch.inference_mode()
-        def work(chosen: Sequence[int], maker: ProgressMaker) -> list[ndarray]:
+        def work(chosen: Sequence[int]) -> list[ndarray]:
             unique, positions = unique_samples([samples[it] for it in chosen])
             logits = np.zeros((len(chosen), len(head.classes)), np.float32)
-            for batch in self._batches(unique, "answering", maker, size=size):
+            for batch in self._batches(unique, "answering", size=size):
                 pixels = self._placed(self.processor.images(flatten_images(head, batch)))
                 shape = (len(batch), head.images_per_sample)
                 seen = head_tokens(self.model, pixels).unflatten(0, shape)
@@ -197,7 +193,6 @@ class TorchPredictor(Predictor):
             on_error=on_error,
             batch_size=size,
             title="answering",
-            progress=progress,
         )
         return np.stack(rows) if rows else np.zeros((0, len(head.classes)), np.float32)
 
@@ -206,12 +201,12 @@ class TorchPredictor(Predictor):
         return self.model.log_scale.device
 
     def _read_ahead(
-        self, images: Sequence[ImageInput], title: str, progress: ProgressMaker
+        self, images: Sequence[ImageInput], title: str
     ) -> Iterator[Float[Tensor, "B 3 S S"]]:
         """Yield batches of pixels; the next batch is read while the model computes the current."""
         starts = range(0, len(images), self.batch_size)
         batches = (images[start : start + self.batch_size] for start in starts)
-        with progress(title, len(images)) as bar:
+        with progress_bar(title, len(images)) as bar:
             for pixels in self.processor.image_batches(batches):
                 yield self._placed(pixels)
                 bar.advance(len(pixels))

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from coca.core.errors import ConfigError, ModelError, UnsupportedError
 from coca.core.files.atomic import files_fingerprint
-from coca.core.progress import ProgressMaker, ProgressOption
 from coca.model.encoders.encoder import (
     IMAGE_ENCODERS,
     ImageEncoder,
@@ -261,10 +260,8 @@ class TowerPredictor(TorchPredictor):
     def prepare_image(self, image: ImageInput) -> UInt8[ndarray, "3 S S"]:
         return self.tower.prepare_image(image)
 
-    def embed_texts(
-        self, texts: str | Iterable[str], *, progress: ProgressOption = False
-    ) -> Float32[ndarray, "N E"]:
-        return self._short(self.tower.embed_texts(texts, progress=progress))
+    def embed_texts(self, texts: str | Iterable[str]) -> Float32[ndarray, "N E"]:
+        return self._short(self.tower.embed_texts(texts))
 
     def embed_clips(self, *args: Any, **options: Any) -> NoReturn:
         raise UnsupportedError(
@@ -273,10 +270,10 @@ class TowerPredictor(TorchPredictor):
         )
 
     def _read_ahead(
-        self, images: Sequence[ImageInput], title: str, progress: ProgressMaker
+        self, images: Sequence[ImageInput], title: str
     ) -> Iterator[Float[Tensor, "B 3 S S"]]:
         """Yield batches of pixels, resized and normalized as by the tower's library."""
-        for pixels in self.tower._read_ahead(images, title, progress):
+        for pixels in self.tower._read_ahead(images, title):
             yield self.tower.normalize(pixels)
 
     def _from_squares(self, squares: UInt8[ndarray, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:

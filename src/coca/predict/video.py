@@ -19,7 +19,7 @@ from numpy import ndarray
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.files.formats import VIDEO_SUFFIXES
-from coca.core.progress import ProgressOption, as_maker
+from coca.core.progress import progress_bar
 from coca.model.generation.generation_config import GenerationConfig, GenerationOptions
 from coca.predict.inputs import Caption, Prediction, predictions
 from coca.predict.predictor import Predictor
@@ -38,16 +38,15 @@ def embed_clips(
     clips: Sequence[Sequence[ImageInput]],
     *,
     mode: Mode = "mean",
-    progress: ProgressOption = False,
 ) -> Float[ndarray, "N E"]:
     """Compute one unit-norm embedding per clip."""
     if empty := [position for position, clip in enumerate(clips) if not clip]:
         raise DataError(f"clip {empty[0]} has no image", reason="no_frames")
     if all(len(clip) == 1 for clip in clips):
-        return predictor.embed_images([clip[0] for clip in clips], progress=progress)
+        return predictor.embed_images([clip[0] for clip in clips])
     if mode == "flatten":
-        return predictor.embed_clips(clips, progress=progress)
-    vectors = predictor.embed_images([one for clip in clips for one in clip], progress=progress)
+        return predictor.embed_clips(clips)
+    vectors = predictor.embed_images([one for clip in clips for one in clip])
     ends = np.cumsum([len(clip) for clip in clips])
     stacked = np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])
     return stacked / np.linalg.norm(stacked, axis=1, keepdims=True)
@@ -59,7 +58,6 @@ def embed_videos(
     *,
     frames: int = FRAMES,
     mode: Mode = "mean",
-    progress: ProgressOption = False,
 ) -> Float[ndarray, "N E"]:
     """Compute one unit-norm embedding per video; a single video is a list of one.
 
@@ -67,10 +65,9 @@ def embed_videos(
         DataError: A video cannot be read.
         MissingExtraError: The extra `video` is not installed.
     """
-    progress = as_maker(progress)
     listed = _as_videos(videos)
     rows = []
-    with progress("embedding videos", len(listed)) as bar:
+    with progress_bar("embedding videos", len(listed)) as bar:
         # One video at a time, to bound the memory for frames.
         for video in listed:
             rows.append(embed_clips(predictor, [clip_frames(video, frames)], mode=mode))
@@ -85,15 +82,13 @@ def caption_videos(
     frames: int = FRAMES,
     prompt: str = "",
     decoding: GenerationConfig | None = None,
-    progress: ProgressOption = False,
     **options: Unpack[GenerationOptions],
 ) -> list[Caption]:
     """Caption each video as a whole: the decoder reads the pooled tokens of all frames."""
-    progress = as_maker(progress)
     decoding = GenerationConfig.of(decoding, **options)
     captions = []
     listed = _as_videos(videos)
-    with progress("captioning videos", len(listed)) as bar:
+    with progress_bar("captioning videos", len(listed)) as bar:
         # One video at a time, to bound the memory for frames.
         for video in listed:
             clips = [clip_frames(video, frames)]

@@ -9,7 +9,6 @@ import torch
 
 from coca.core.errors import ModelError, UnsupportedError
 from coca.core.files.atomic import atomic_folder, read_json, write_atomic, write_json
-from coca.core.progress import ProgressMaker
 from coca.core.registry import Registry
 from coca.model.class_coca import ClassCoCa
 from coca.model.coca_config import CoCaConfig, HeadConfig
@@ -83,9 +82,7 @@ def map_processor(folder: str | Path) -> None:
 class Exporter(Protocol):
     """Writes a model in a format that a plug-in adds to `coca export --format`."""
 
-    def __call__(
-        self, model: str, out: Path, *, options: Mapping[str, str], progress: ProgressMaker
-    ) -> Mapping[str, Any]:
+    def __call__(self, model: str, out: Path, *, options: Mapping[str, str]) -> Mapping[str, Any]:
         """Write the folder `out`, and return what the command prints, JSON-serializable.
 
         `options` are those of `--option KEY=VALUE`; an unknown one is a ConfigError.

@@ -22,7 +22,7 @@ from numpy import ndarray
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError, DataError
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import progress_bar
 from coca.data.loading.text import humanize_label
 from coca.metrics.intervals import interval_shown
 from coca.metrics.retrieval import first_relevant_rank
@@ -163,14 +163,12 @@ class EncoderClassifier:
         self._batch_size = predictor.batch_size
 
     @torch.inference_mode()
-    def probabilities(
-        self, images: Sequence[bytes], *, progress: ProgressMaker = silent
-    ) -> Float[ndarray, "N K"]:
+    def probabilities(self, images: Sequence[bytes]) -> Float[ndarray, "N K"]:
         """Compute the probability of each of the encoder's classes for each image."""
         size = self._batch_size
         parts = [images[start : start + size] for start in range(0, len(images), size)]
         rows = []
-        with progress("classifying by the encoder", len(images)) as bar:
+        with progress_bar("classifying by the encoder", len(images)) as bar:
             for pixels in self._processor.image_batches(parts):
                 logits = self._encoder.classify(self._encoder.features(pixels))
                 rows.append(logits.softmax(dim=1).numpy())

@@ -20,7 +20,7 @@ from numpy import ndarray
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.extras import require
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import progress_bar
 from coca.data.sample import Sample
 from coca.metrics.caption_metrics import caption_scores, cider, words
 from coca.metrics.intervals import mean_interval
@@ -85,9 +85,7 @@ SHOWN = 5
 
 
 @TASKS.register("captioning")
-def captioning(
-    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
-) -> TaskResult:
+def captioning(predictor: Predictor, config: TaskConfig) -> TaskResult:
     """Compute CIDEr, BLEU-1 to 4 and ROUGE-L against all captions of each image.
 
     The chance level is the score of the same captions assigned to other images. It measures what
@@ -95,7 +93,7 @@ def captioning(
     the first human caption of the nearest other image, by the model's embeddings. Both need at
     least two images.
     """
-    samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
+    samples, bad = read_samples(config.data, limit=config.limit)
     require_captions(samples, config)
     generated = [
         caption.text
@@ -103,11 +101,10 @@ def captioning(
             [sample.image for sample in samples],
             prompt=config.prompt,
             decoding=config.decoding,
-            progress=progress,
         )
     ]
-    vectors = predictor.embed_images([sample.image for sample in samples], progress=progress)
-    with progress("scoring captions", None):
+    vectors = predictor.embed_images([sample.image for sample in samples])
+    with progress_bar("scoring captions", None):
         candidates = [words(text) for text in generated]
         references = [[words(text) for text in sample.captions] for sample in samples]
         metrics = caption_scores(candidates, references)

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.metrics.intervals import cluster_interval, wilson_interval
 from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval_scores
@@ -39,16 +38,14 @@ SHOWN, WORST, FOUND = 6, 3, 5
 
 
 @TASKS.register("retrieval")
-def retrieval(
-    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
-) -> TaskResult:
+def retrieval(predictor: Predictor, config: TaskConfig) -> TaskResult:
     """Compute recall@1, 5, 10 and median rank in both directions, with chance levels.
 
     With `rerank`, the top hits of each text and of each image are reranked by caption likelihood.
     With `classifier`, texts are also matched with the class names that a pretrained encoder gives
     each image (`encoder`, see `coca.tasks.baselines`).
     """
-    samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
+    samples, bad = read_samples(config.data, limit=config.limit)
     require_captions(samples, config)
     kept = None if config.captions == "all" else 1
     owners = [row for row, sample in enumerate(samples) for _ in sample.captions[:kept]]
@@ -57,12 +54,10 @@ def retrieval(
     clips = [sample.images for sample in samples]
     if config.rerank:
         require_single_images(clips, "rerank")
-    image_vectors = embed_clips(predictor, clips, mode=config.video, progress=progress)
-    similarity = predictor.embed_texts(texts, progress=progress) @ image_vectors.T
+    image_vectors = embed_clips(predictor, clips, mode=config.video)
+    similarity = predictor.embed_texts(texts) @ image_vectors.T
     if config.rerank:
-        similarity = rerank(
-            similarity, predictor, images, texts, k=config.rerank, both=True, progress=progress
-        )
+        similarity = rerank(similarity, predictor, images, texts, k=config.rerank, both=True)
     relevant = np.zeros(similarity.shape, dtype=bool)
     relevant[np.arange(len(texts)), owners] = True
     to_image = retrieval_scores(similarity, relevant)
@@ -75,7 +70,7 @@ def retrieval(
     if config.classifier is not None:
         require_single_images(clips, "classifier")
         encoder = EncoderClassifier(config.classifier, predictor)
-        matches = encoder.match_texts(texts, encoder.probabilities(images, progress=progress))
+        matches = encoder.match_texts(texts, encoder.probabilities(images))
         for way, found in (
             ("text_to_image", recalls(matches, relevant)),
             ("image_to_text", recalls(matches.T, relevant.T)),

@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from coca.core.progress import ProgressMaker
 from coca.predict.predictor import Predictor
 
 
@@ -21,13 +20,12 @@ def rerank(
     *,
     k: int,
     both: bool,
-    progress: ProgressMaker,
 ) -> Float[ndarray, "M N"]:
     """Rerank the top `k` images of each text by caption likelihood."""
     wanted = best_of_each_row(similarity, k).T
     if both:
         wanted |= best_of_each_row(similarity.T, k)
-    log_p = predictor.score(images, texts, only=wanted, progress=progress)
+    log_p = predictor.score(images, texts, only=wanted)
     return reranked(similarity.T, log_p, logit_scale=predictor.logit_scale).T
 
 

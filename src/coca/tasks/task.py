@@ -18,7 +18,7 @@ from pydantic import Field, NonNegativeInt
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import DataError
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import progress_bar
 from coca.core.registry import Registry
 from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
@@ -233,9 +233,7 @@ class TaskResult:
 class Task(Protocol):
     """Evaluates a predictor on a downstream task."""
 
-    def __call__(
-        self, predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
-    ) -> TaskResult:
+    def __call__(self, predictor: Predictor, config: TaskConfig) -> TaskResult:
         """Run the task."""
         ...
 
@@ -297,12 +295,10 @@ def images_digest(sample: Sample) -> bytes:
     return hashlib.sha256(digests).digest()
 
 
-def read_samples(
-    config: SourceConfig, *, limit: int = 0, progress: ProgressMaker = silent
-) -> tuple[list[Sample], tuple[str, ...]]:
+def read_samples(config: SourceConfig, *, limit: int = 0) -> tuple[list[Sample], tuple[str, ...]]:
     """Read the samples of a source in order, and an error message for each unreadable sample."""
     bad: list[str] = []
-    parts = samples_in_parts(config, bad=bad, limit=limit, progress=progress)
+    parts = samples_in_parts(config, bad=bad, limit=limit)
     return [sample for part in parts for sample in part], tuple(bad)
 
 
@@ -312,7 +308,6 @@ def samples_in_parts(
     bad: list[str],
     size: int = 1024,
     limit: int = 0,
-    progress: ProgressMaker = silent,
 ) -> Iterator[list[Sample]]:
     """Read the samples of a source in order, in chunks that fit into memory.
 
@@ -321,12 +316,11 @@ def samples_in_parts(
         bad: Receives an error message for each unreadable sample.
         size: Samples per chunk.
         limit: Maximum number of samples; 0: all.
-        progress: Optional progress callback.
     """
     source = open_source(config)
     rows = range(min(limit, len(source)) if limit else len(source))
     part: list[Sample] = []
-    with progress(f"reading {config.title}", len(rows)) as bar:
+    with progress_bar(f"reading {config.title}", len(rows)) as bar:
         for sample in _readable(source, rows, bad):
             part.append(sample)
             bar.advance()

@@ -18,7 +18,6 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from coca.core.errors import ConfigError, DataError
-from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.text import templates_of
 from coca.data.sample import Sample
 from coca.data.sources.source import SourceConfig
@@ -92,9 +91,7 @@ class _Answered:
 
 
 @TASKS.register("vqa")
-def vqa(
-    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
-) -> TaskResult:
+def vqa(predictor: Predictor, config: TaskConfig) -> TaskResult:
     """Compute VQA accuracy, overall and by answer type; exact match with a single annotator.
 
     Baselines without the image: the best score that the head's answer list allows (`reachable`),
@@ -105,9 +102,7 @@ def vqa(
     answered: list[_Answered] = []
     worth: list[float] = []
     shown = FirstExamples()
-    for part in samples_in_parts(
-        config.data, bad=bad, size=VQA_PART, limit=config.limit, progress=progress
-    ):
+    for part in samples_in_parts(config.data, bad=bad, size=VQA_PART, limit=config.limit):
         completion = _answers(predictor, config, part)
         scores = accuracies(completion, part)
         worth += scores.tolist()
@@ -282,24 +277,20 @@ class _Judged:
 
 
 @TASKS.register("entailment")
-def entailment(
-    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
-) -> TaskResult:
+def entailment(predictor: Predictor, config: TaskConfig) -> TaskResult:
     """Compute accuracy, overall and per class, with chance and majority-class accuracy."""
-    judged = _judge(predictor, config, progress)
+    judged = _judge(predictor, config)
     return _result("entailment", judged, predictor.classes, {}, groups=judged.images)
 
 
 @TASKS.register("nlvr2")
-def nlvr2(
-    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
-) -> TaskResult:
+def nlvr2(predictor: Predictor, config: TaskConfig) -> TaskResult:
     """Compute accuracy and consistency: the fraction of sentences correct for all their images.
 
     Sentences are grouped by the metadata key `group`, else by their text. NLVR, with statements
     about one image, is scored in the same way.
     """
-    judged = _judge(predictor, config, progress)
+    judged = _judge(predictor, config)
     groups = [str(it.metadata.get("group", it.text)) for it in judged.samples]
     most = np.bincount(judged.targets).argmax()
     further = {
@@ -320,15 +311,13 @@ def check_entailment(predictor: Predictor, config: TaskConfig) -> None:
     class_indices(samples, head.classes, config.data.title)
 
 
-def _judge(predictor: Predictor, config: TaskConfig, progress: ProgressMaker) -> _Judged:
+def _judge(predictor: Predictor, config: TaskConfig) -> _Judged:
     head = _text_head(predictor)
     samples: list[Sample] = []
     images: list[bytes] = []
     all_logits: list[Float[ndarray, "n K"]] = []
     shown, bad = FirstExamples(), list[str]()
-    for part in samples_in_parts(
-        config.data, bad=bad, size=ENTAILMENT_PART, limit=config.limit, progress=progress
-    ):
+    for part in samples_in_parts(config.data, bad=bad, size=ENTAILMENT_PART, limit=config.limit):
         usable = _with_enough_images(part, head, bad)
         if not usable:
             continue

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from coca.core.config.frozen_config import Config, to_dict
 from coca.core.errors import CocaError, ConfigError, DataError, StorageError
-from coca.core.progress import ProgressMaker, ProgressOption, as_maker, silent
+from coca.core.progress import progress_bar, silent
 from coca.data.batch import Batch
 from coca.model.checkpoint import remove_unfinished
 from coca.model.deferred_weights import DeferredWeights
@@ -323,7 +323,7 @@ class Trainer(Generic[ModelT]):
         self._resumed = False
         self._error: CocaError | None = None
 
-    def fit(self, progress: ProgressOption = False) -> TrainResult:
+    def fit(self) -> TrainResult:
         """Train to the last step or until a stop signal; save a checkpoint in either case.
 
         After SIGINT or SIGTERM, the step finishes first; a second signal aborts at once. A call
@@ -337,15 +337,14 @@ class Trainer(Generic[ModelT]):
             CocaError: Loss or gradient was not finite for `max_bad_steps` steps in a row, or
                 another rank has ended.
         """
-        progress = as_maker(progress)
         with lost_ranks_reported(self.world), deterministic_algorithms(self.config.deterministic):
-            return self._fit(progress)
+            return self._fit()
 
-    def _fit(self, progress: ProgressMaker) -> TrainResult:
+    def _fit(self) -> TrainResult:
         self.resume()
         before = self.step
         title = f"training from step {before}" if before else "training"
-        bars = progress if self.world.is_main else silent
+        bars = progress_bar if self.world.is_main else silent
         try:
             for tracker in self.trackers:
                 tracker.rewind(self._logged)

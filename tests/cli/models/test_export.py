@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from coca.core.progress import ProgressMaker
 from coca.release.export import EXPORTERS
 from folder_hub import FolderHub
 from tiny_cli import Run, RunJson
@@ -59,9 +58,7 @@ def test_options_of_another_export_format_are_an_error(run: Run, model: str) -> 
 def test_a_plug_in_adds_an_export_format(
     run: Run, run_json: RunJson, cwd: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write_listing(
-        model: str, out: Path, *, options: Mapping[str, str], progress: ProgressMaker
-    ) -> dict[str, Any]:
+    def write_listing(model: str, out: Path, *, options: Mapping[str, str]) -> dict[str, Any]:
         names = sorted(path.name for path in Path(model).iterdir())
         out.mkdir()
         (out / options["name"]).write_text("\n".join(names))

@@ -5,7 +5,6 @@ import pytest
 
 from coca.cli.options.images import Bad, find, work_through
 from coca.core.errors import ConfigError, DataError
-from coca.core.progress import silent
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ def test_a_pattern_that_fits_nothing_is_reported_as_one(cwd: Path) -> None:
     def work(batch: Sequence[str]) -> list[str]:
         raise DataError("it is bad")
 
-    (outcome,) = work_through(["x*.png"], work, batch_size=1, title="x", progress=silent)
+    (outcome,) = work_through(["x*.png"], work, batch_size=1, title="x")
     assert outcome == Bad("x*.png", "no file fits the pattern x*.png")
 
 
@@ -53,7 +52,7 @@ def test_an_error_that_no_image_causes_is_passed_on(images: list[str]) -> None:
         raise DataError("the prompt contains a lone surrogate")
 
     with pytest.raises(DataError, match="prompt"):
-        work_through(images, work, batch_size=2, title="x", progress=silent)
+        work_through(images, work, batch_size=2, title="x")
 
 
 def test_what_can_be_read_but_not_used_does_not_stop_the_others(images: list[str]) -> None:
@@ -66,7 +65,7 @@ def test_what_can_be_read_but_not_used_does_not_stop_the_others(images: list[str
         return [path.upper() for path in batch]
 
     paths = [*images, "photos/bad.png"]
-    outcomes = work_through(paths, work, batch_size=9, title="x", progress=silent)
+    outcomes = work_through(paths, work, batch_size=9, title="x")
     assert outcomes[0] == images[0].upper()
     assert outcomes[1] == Bad(images[1], f"{images[1]} is a video")
     assert outcomes[2:-1] == [path.upper() for path in images[2:]]

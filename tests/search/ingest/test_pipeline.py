@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from coca.core.errors import SearchError
+from coca.core.progress import show_progress
 from coca.search.ingest import known_records
 from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.pipeline import ingest
@@ -410,8 +411,9 @@ def test_progress_counts_every_image(run: Run, folder: Path) -> None:
         seen.append((title, total))
         yield Steps()
 
-    run(progress=progress)
-    run(progress=progress, batch_size=1)
+    with show_progress(progress):
+        run()
+        run(batch_size=1)
     assert seen == [("index images", 5)] * 2
     assert sum(steps) == 10
 

@@ -9,6 +9,7 @@ import pytest
 from jaxtyping import Float32
 
 from coca.core.errors import DataError, SearchError
+from coca.core.progress import show_progress
 from coca.search.ingest import reindex as module
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.reindex import ReindexReport, reindex
@@ -83,7 +84,8 @@ def test_everything_but_the_vectors_stays(
     vector = np.eye(16, dtype=np.float32)[0]
     old.upsert([Record(id="text", path="", caption="four", vector=vector, text_vector=vector)])
     before, newer = all_of(old), Newer()
-    report = reindex(store, "pictures", newer, batch_size=4, progress=True)
+    with show_progress():
+        report = reindex(store, "pictures", newer, batch_size=4)
     assert report == ReindexReport(embedded=8, is_promoted=True)
     assert "embed images again 8/8" in capsys.readouterr().err
     # Copies are embedded once.

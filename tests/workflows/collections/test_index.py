@@ -14,6 +14,7 @@ from PIL import Image
 
 import coca
 from coca.core.errors import ConfigError, DataError, SearchError
+from coca.core.progress import show_progress
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.predict.torch_predictor import TorchPredictor
@@ -330,7 +331,8 @@ def test_a_notebook_indexes_a_folder_and_adds_images(
     photo.parent.mkdir()
     photo.write_bytes(image_bytes(0))
     path = tmp_path / "photos.db"
-    assert coca.index(photo.parent, path, model=model, progress=True).report.added == 1
+    with show_progress():
+        assert coca.index(photo.parent, path, model=model).report.added == 1
     assert "index images 1/1" in capsys.readouterr().err
     with coca.open_store(path) as store:
         collection = store.create("mine", embed_dim=model.embed_dim, fingerprint=model.fingerprint)

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from coca.core.errors import CocaError, ConfigError
-from coca.core.progress import silent
 from coca.data.sources.folder import FolderConfig
 from coca.data.sources.source import SourceConfig
 from coca.predict.torch_loading import load_coca
@@ -114,9 +113,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     runs: list[str] = []
     monkeypatch.setattr(TASKS, "_entries", dict(TASKS._entries))
 
-    def task(
-        predictor: TorchPredictor, config: TaskConfig, *, progress: Any = silent
-    ) -> TaskResult:
+    def task(predictor: TorchPredictor, config: TaskConfig) -> TaskResult:
         runs.append("first")
         return TaskResult("first", {"score": 0.5}, 4)
 

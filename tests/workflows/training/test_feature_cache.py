@@ -136,7 +136,8 @@ def test_a_run_in_two_parts_equals_the_run_in_one(
     images: Path, published: Path, tmp_path: Path
 ) -> None:
     pretrain(recipe(tmp_path, "whole", *AUGMENT))
-    stopped = pretrain(recipe(tmp_path, "parts", *AUGMENT), progress=stopping_at(7))
+    with stopping_at(7):
+        stopped = pretrain(recipe(tmp_path, "parts", *AUGMENT))
     assert stopped.interrupted
     pretrain(recipe(tmp_path, "parts", *AUGMENT))
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))

@@ -103,7 +103,8 @@ def test_a_stopped_run_ends_as_one_that_was_not(
     settings = ("evaluate=[]", "train.ema.decay=0.9", *parts)
     whole = finetune(finetune_recipe(model, image_folder, tmp_path / "whole", *settings))
     broken = finetune_recipe(model, image_folder, tmp_path / "broken", *settings)
-    assert finetune(broken, progress=stopping_at(7)).interrupted
+    with stopping_at(7):
+        assert finetune(broken).interrupted
     resumed = finetune(broken)
     assert (resumed.step, resumed.interrupted) == (12, False)
     first, second = (weights(load_coca(it.model, device="cpu")) for it in (whole, resumed))

@@ -140,7 +140,8 @@ def test_a_stopped_run_ends_with_the_scores_and_the_best_of_one_that_was_not(
     changes = (*RANDOM, *watched(images), stages, "train.schedule.decay=constant")
     pretrain(recipe(images, whole, *changes))
     for step in (4, 9):
-        stopped = pretrain(recipe(images, parts, *changes), progress=stopping_at(step))
+        with stopping_at(step):
+            stopped = pretrain(recipe(images, parts, *changes))
         assert (stopped.step, stopped.interrupted, stopped.terminated) == (step, True, False)
     pretrain(recipe(images, parts, *changes))
     assert_same_training(parts, whole)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coca.cli.console import Console
+from coca.cli.console import Console, shows_progress
 from coca.cli.options import defaults
 from coca.cli.options.option_groups import Commands
 from coca.core.errors import ConfigError, DataError, SearchError
@@ -141,6 +141,7 @@ def unhide(
 
 
 @app.command()
+@shows_progress
 def export(
     name: Name = None,
     *,
@@ -174,9 +175,7 @@ def export(
 
     with open_collection(defaults.search_uri(uri), name, token=token) as collection:
         name = collection.info.collection
-        report = export_captions(
-            collection, out, generated=generated, dry_run=dry_run, progress=console.progress
-        )
+        report = export_captions(collection, out, generated=generated, dry_run=dry_run)
     for path in report.written if dry_run else ():
         console.say(path)
     done = "would be written" if dry_run else "were written"
@@ -190,6 +189,7 @@ def export(
 
 
 @app.command()
+@shows_progress
 def check(
     name: Annotated[
         str | None,
@@ -214,7 +214,7 @@ def check(
     uri = defaults.search_uri(uri)
     if not is_file(uri):
         raise ConfigError(f"{uri} is a Milvus server, which checks its data itself")
-    report = check_file(uri, name, repair=repair, full=full, progress=console.progress)
+    report = check_file(uri, name, repair=repair, full=full)
     for line in report.findings:
         console.say(line)
     console.say(f"{report.blocks:,} of {report.of_blocks:,} blocks were compared")

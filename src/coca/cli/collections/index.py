@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coca.cli.console import Console, to_try
+from coca.cli.console import Console, shows_progress, to_try
 from coca.cli.options import defaults
 from coca.cli.options.option_groups import Group
 from coca.cli.options.search_options import from_here
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _SHOWN_COPIES = _SHOWN_BAD = 20
 
 
+@shows_progress
 def index(
     uris: Annotated[
         list[str],
@@ -87,7 +88,6 @@ def index(
         choose,
         uri=defaults.index_uri(uri),
         watch=report_run if watch else None,
-        progress=console.progress,
         **dict(settings.replace(collection=collection, token=token)),
     )
     if watch:

@@ -4,11 +4,12 @@ from typing import Annotated
 
 import typer
 
-from coca.cli.console import Console, resumable
+from coca.cli.console import Console, resumable, shows_progress
 from coca.cli.options import defaults
 from coca.core.errors import ConfigError
 
 
+@shows_progress
 def migrate(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="Path of a SQLite file, or address of Milvus.")
@@ -81,7 +82,7 @@ def migrate(
         ) as new,
     ):
         with resumable():
-            report = run(old, new, overwrite=overwrite, progress=console.progress)
+            report = run(old, new, overwrite=overwrite)
         console.say(
             f"all {report.records:,} records are in {new.info.collection!r} of {target} "
             f"({report.written:,} written now); {source} is unchanged"

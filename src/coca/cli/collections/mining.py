@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coca.cli.console import Console, to_try
+from coca.cli.console import Console, shows_progress, to_try
 from coca.cli.options import defaults, images
 from coca.cli.options.option_groups import Group
 from coca.cli.options.search_options import (
@@ -76,6 +76,7 @@ def recommend(
     print_hits(console, hits)
 
 
+@shows_progress
 def duplicates(
     against: Annotated[
         list[str] | None,
@@ -110,7 +111,6 @@ def duplicates(
             others=files,
             predictor=target.load_model(collection, execution) if files else None,
             keep=max(limit, KEPT_PAIRS),
-            progress=console.progress,
         )
     paths, copies = images_there.paths, images_there.copies
     dropped = {paths[row] for row in found.drop}
@@ -157,6 +157,7 @@ def duplicates(
     )
 
 
+@shows_progress
 def mine(
     out: Annotated[
         Path,
@@ -243,7 +244,6 @@ def mine(
             choice,
             out,
             model_captions=model_captions,
-            progress=console.progress,
         )
     for _, sentence in subset.lost:
         console.complain(sentence)

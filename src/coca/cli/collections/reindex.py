@@ -4,11 +4,12 @@ from typing import Annotated
 
 import typer
 
-from coca.cli.console import Console, resumable
+from coca.cli.console import Console, resumable, shows_progress
 from coca.cli.options import defaults
 from coca.core.errors import ConfigError
 
 
+@shows_progress
 def reindex(
     model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="The new model.")],
     collection: defaults.Collection = None,
@@ -63,7 +64,6 @@ def reindex(
                 skip_missing=skip_missing,
                 batch_size=predictor.batch_size,
                 settings=settings,
-                progress=console.progress,
             )
     for _, sentence in report.lost:
         console.complain(sentence)

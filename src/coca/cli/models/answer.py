@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coca.cli.console import Console
+from coca.cli.console import Console, shows_progress
 from coca.cli.options import defaults, images
 from coca.core.errors import ConfigError, DataError
+from coca.core.progress import progress_bar
 
 if TYPE_CHECKING:
     from coca.predict.inputs import Caption, Prediction
     from coca.predict.predictor import Predictor
 
 
+@shows_progress
 def answer(
     files: images.Files,
     question: Annotated[
@@ -89,11 +91,10 @@ def _choose(
             lambda batch: predictor.answer(batch, [question] * len(batch)),
             batch_size=predictor.batch_size,
             title="answering",
-            progress=console.progress,
         )
     groups = [paths[first : first + together] for first in range(0, len(paths), together)]
     outcomes: list[list[Prediction] | images.Bad] = []
-    with console.progress("answering", len(groups)) as bar:
+    with progress_bar("answering", len(groups)) as bar:
         for group in groups:
             try:
                 outcomes += predictor.answer([group], [question])
@@ -121,7 +122,6 @@ def _write(
         ask,
         batch_size=predictor.batch_size,
         title="answering",
-        progress=console.progress,
     )
     images.print_outcomes(
         console,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coca.cli.console import Console
+from coca.cli.console import Console, shows_progress
 from coca.cli.options import defaults, images
 from coca.cli.options.search_options import CollectionOptions
 from coca.core.config.frozen_config import load_config
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from coca.search.store import Collection
 
 
+@shows_progress
 def caption(
     files: images.Files,
     prompt: Annotated[
@@ -90,7 +91,6 @@ def caption(
         lambda batch: caption_files(predictor, batch, prompt=prompt, decoding=config),
         batch_size=predictor.batch_size,
         title="captioning",
-        progress=console.progress,
     )
     images.print_outcomes(
         console,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coca.cli.console import Console, to_try
+from coca.cli.console import Console, shows_progress, to_try
 from coca.cli.options import defaults, images
 from coca.core.errors import ConfigError
 
@@ -25,6 +25,7 @@ class By(StrEnum):
     likelihood = "likelihood"
 
 
+@shows_progress
 def classify(
     files: images.Files,
     labels: Annotated[
@@ -120,7 +121,6 @@ def classify(
             work,
             batch_size=predictor.batch_size,
             title="classifying",
-            progress=console.progress,
         )
     images.print_outcomes(
         console,

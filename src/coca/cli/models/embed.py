@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coca.cli.console import Console, to_try
+from coca.cli.console import Console, shows_progress, to_try
 from coca.cli.options import defaults, images
 from coca.core.errors import ConfigError
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 NUMPY_SUFFIX = ".npy"
 
 
+@shows_progress
 def embed(
     files: Annotated[
         list[str] | None,
@@ -65,7 +66,6 @@ def embed(
         lambda batch: list(embed_files(predictor, batch)),
         batch_size=predictor.batch_size,
         title="embedding images",
-        progress=console.progress,
     )
     rows = [row for row in outcomes if not isinstance(row, images.Bad)]
     items: list[dict[str, Any]] = [
@@ -73,7 +73,7 @@ def embed(
         for path, outcome in zip(paths, outcomes, strict=True)
     ]
     if texts:
-        rows += list(predictor.embed_texts(texts, progress=console.progress))
+        rows += list(predictor.embed_texts(texts))
         items += [{"text": one} for one in texts]
     if rows:
         _write(out, np.stack(rows).astype(np.float32, copy=False), items)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from coca.cli.console import Console, to_try
+from coca.cli.console import Console, shows_progress, to_try
 from coca.cli.options import defaults
 from coca.core.errors import ConfigError, did_you_mean
 
@@ -40,6 +40,7 @@ _FILE_SUFFIXES = {
 """Suffixes of files, and the format whose folder contains such a file."""
 
 
+@shows_progress
 def export(
     model: Source,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
@@ -163,7 +164,7 @@ def _export_by_plugin(
         raise ConfigError(
             f"unknown export format {to!r}; {did_you_mean(to, [*ExportFormat, *EXPORTERS.names()])}"
         )
-    result = EXPORTERS.get(to)(model, out, options=dict(pairs), progress=console.progress)
+    result = EXPORTERS.get(to)(model, out, options=dict(pairs))
     console.say(f"{model} is in {out}")
     console.table(["result", "value"], [[key, str(value)] for key, value in result.items()])
     console.emit({"out": str(out), **result})
@@ -201,7 +202,7 @@ def _export_onnx(
     from coca.release.onnx.gates import GateResult
     from coca.release.onnx.onnx_export import export_onnx
 
-    result = export_onnx(model, out, int8=int8, images=images, progress=console.progress)
+    result = export_onnx(model, out, int8=int8, images=images)
     console.say(
         f"{model} is in {out}, compared with torch on {result.images} images "
         f"({result.image_source}):"

@@ -13,7 +13,7 @@ from coca.cli.console import Console
 from coca.core.errors import ConfigError, DataError
 from coca.core.files.formats import PHOTO_SUFFIXES, VIDEO_SUFFIXES
 from coca.core.files.local_files import check_spaces, walk_files
-from coca.core.progress import ProgressMaker
+from coca.core.progress import progress_bar
 
 T = TypeVar("T")
 
@@ -75,7 +75,6 @@ def work_through(
     *,
     batch_size: int,
     title: str,
-    progress: ProgressMaker,
 ) -> list[T | Bad]:
     """Process images in batches; unreadable images are reported and skipped.
 
@@ -83,7 +82,7 @@ def work_through(
         One outcome per image, or `Bad`.
     """
     outcomes: list[T | Bad] = []
-    with progress(title, len(paths)) as bar:
+    with progress_bar(title, len(paths)) as bar:
         for start in range(0, len(paths), batch_size):
             batch = paths[start : start + batch_size]
             outcomes += _worked(batch, work)

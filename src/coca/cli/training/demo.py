@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
-from coca.cli.console import Console, to_try
+from coca.cli.console import Console, shows_progress, to_try
 from coca.weights import DEFAULT_MODEL
 
 SHOWN, OWN = Path("runs/demo"), Path("runs/my-images")
 
 
+@shows_progress
 def demo(
     images: Annotated[
         Path | None,
@@ -49,9 +50,7 @@ def demo(
     from coca.demo import run as workflow
 
     folder = folder or (SHOWN if images is None else OWN)
-    result = workflow.demo(
-        folder, images=images, model=model, uri=uri, progress=console.progress, log=console.note
-    )
+    result = workflow.demo(folder, images=images, model=model, uri=uri, log=console.note)
     console.emit(
         {
             "folder": str(folder),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coca.cli.console import Console
+from coca.cli.console import Console, shows_progress
 from coca.cli.options import defaults
 from coca.cli.options.recipes import Settings, for_all_tasks
 from coca.core.errors import ConfigError, did_you_mean
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from coca.tasks import TaskConfig, TaskResult
 
 
+@shows_progress
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or run.")],
     tasks: Annotated[
@@ -62,7 +63,6 @@ def evaluate(
         configs,
         out=folder,
         execution=execution,
-        progress=console.progress,
         log=console.note,
     )
     others = dict(zip(compare or [], of_others, strict=True))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from coca.cli.console import Console
+from coca.cli.console import Console, shows_progress
 from coca.cli.options.recipes import Settings, load
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ RecipeOverrides: TypeAlias = Annotated[
 ]
 
 
+@shows_progress
 def pretrain(settings: RecipeOverrides, console: Console) -> None:
     """Pretrain a CoCa model from a recipe; the same command resumes an interrupted run.
 
@@ -35,13 +36,14 @@ def pretrain(settings: RecipeOverrides, console: Console) -> None:
     given = Settings.of(settings, folder="pretrain")
     config = load(workflow.PretrainConfig, given, find_data=True)
     world = join_from_environment(config.device)
-    result = workflow.pretrain(config, progress=console.progress)
+    result = workflow.pretrain(config)
     if world.is_main:
         _report(console, config, result)
     if result.interrupted and not result.terminated:
         raise typer.Exit(STOPPED)
 
 
+@shows_progress
 def finetune(settings: RecipeOverrides, console: Console) -> None:
     """Fine-tune a pretrained model on a task, such as classification, and evaluate it.
 
@@ -65,7 +67,7 @@ def finetune_recipe(
 
     config = load(kind, settings, find_data=True)
     world = join_from_environment(config.device)
-    result = train(config, progress=console.progress)
+    result = train(config)
     if world.is_main:
         scores = [{"task": one.task, "metrics": dict(one.metrics)} for one in result.scores]
         _report(console, config, result, scores=scores)

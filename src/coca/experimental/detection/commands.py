@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coca.cli.console import Console
+from coca.cli.console import Console, shows_progress
 from coca.cli.options import defaults, images
 from coca.cli.options.recipes import Settings
 from coca.cli.training.train import RecipeOverrides, finetune_recipe
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from coca.experimental.detection.detecting import Detection
 
 
+@shows_progress
 def finetune_detection(settings: RecipeOverrides, console: Console) -> None:
     """Train an object detector on a model's image encoder, and evaluate it.
 
@@ -26,6 +27,7 @@ def finetune_detection(settings: RecipeOverrides, console: Console) -> None:
     finetune_recipe(console, given, finetuning.DetectionConfig, finetuning.finetune_detection)
 
 
+@shows_progress
 def detect(
     files: images.Files,
     model: Annotated[
@@ -61,7 +63,6 @@ def detect(
         lambda batch: detector.detect(batch, threshold=threshold),
         batch_size=detector.predictor.batch_size,
         title="finding objects",
-        progress=console.progress,
     )
     drawings = _names(out, paths) if out is not None else {}
     for path, found in zip(paths, outcomes, strict=True):

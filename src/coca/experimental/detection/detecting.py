@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from coca.core.errors import ConfigError
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import progress_bar
 from coca.experimental.detection import detector as saved
 from coca.experimental.detection.detector import Detector
 from coca.predict.inputs import as_images
@@ -58,7 +58,6 @@ class ObjectDetector:
         images: ImageInput | Iterable[ImageInput],
         *,
         threshold: float = 0.3,
-        progress: ProgressMaker = silent,
     ) -> list[list[Detection]]:
         """Detect the objects of each image, highest score first.
 
@@ -70,7 +69,7 @@ class ObjectDetector:
             raise ConfigError(f"threshold must be in [0, 1], got {threshold}")
         image_list = as_images(images)
         results = []
-        with progress("finding objects", len(image_list)) as bar:
+        with progress_bar("finding objects", len(image_list)) as bar:
             for start in range(0, len(image_list), self.predictor.batch_size):
                 batch = image_list[start : start + self.predictor.batch_size]
                 results += self._detect([decode(image) for image in batch], threshold)

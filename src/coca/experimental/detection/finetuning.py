@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from coca.core.errors import ConfigError, DataError
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import progress_bar
 from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
 from coca.experimental.detection.detector import Detector, DetectorConfig, save_detector
@@ -85,7 +85,7 @@ class DetectionConfig(RunConfig):
         return self
 
 
-def finetune_detection(config: DetectionConfig, *, progress: ProgressMaker = silent) -> RunResult:
+def finetune_detection(config: DetectionConfig) -> RunResult:
     """Train an object detector; the same call resumes a run.
 
     Raises:
@@ -99,7 +99,7 @@ def finetune_detection(config: DetectionConfig, *, progress: ProgressMaker = sil
     sources = open_sources(data.sources)
     for task in config.evaluate:
         open_source(task.data)  # missing data raise here, before training
-    found = _objects(sources, progress)
+    found = _objects(sources)
     held = {name for sample in found for name in sample.labels}
     classes = config.detector.classes or tuple(sorted(held))
     targets = {sample.key: _target(sample, classes) for sample in found}
@@ -117,7 +117,7 @@ def finetune_detection(config: DetectionConfig, *, progress: ProgressMaker = sil
         facts={"ranks": world.size},
     )
     with threads(config.threads):
-        result = trainer.fit(progress)
+        result = trainer.fit()
     weights = trainer.weights(keep=world.is_main)
 
     def write() -> Path:
@@ -127,9 +127,7 @@ def finetune_detection(config: DetectionConfig, *, progress: ProgressMaker = sil
         return folder
 
     folder = world.broadcast_from_main(write)
-    return scored(
-        config, config.evaluate, result, folder=folder, device=trainer.device, progress=progress
-    )
+    return scored(config, config.evaluate, result, folder=folder, device=trainer.device)
 
 
 def _start(config: DetectionConfig) -> tuple[AnyCoCa, Processor]:
@@ -172,11 +170,11 @@ def _squashed(source: TorchPredictor, size: int) -> Processor:
     return own.with_image(image)
 
 
-def _objects(sources: Sources, progress: ProgressMaker) -> list[Sample]:
+def _objects(sources: Sources) -> list[Sample]:
     """Read every sample without its image; its metadata contain the boxes."""
     found = []
     keys: set[str] = set()
-    with progress("reading boxes", sum(len(source) for _, source in sources)) as bar:
+    with progress_bar("reading boxes", sum(len(source) for _, source in sources)) as bar:
         for config, source in sources:
             for row in range(len(source)):
                 bar.advance()

@@ -8,7 +8,6 @@ import numpy as np
 
 from coca.core.errors import DataError
 from coca.core.extras import require
-from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.experimental.detection.scores import FoundBoxes, TrueBoxes, detection_scores
 from coca.experimental.detection.source import BOXES
@@ -42,9 +41,7 @@ IMAGE_PX = 288
 
 
 @TASKS.register("detection")
-def detection(
-    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
-) -> TaskResult:
+def detection(predictor: Predictor, config: TaskConfig) -> TaskResult:
     """Compute COCO average precision on a source of kind `coco_instances`.
 
     The predictor's folder must contain a detector.
@@ -58,7 +55,7 @@ def detection(
     )
     samples, bad = read_samples(config.data, limit=config.limit)
     numbers = _class_numbers(samples, detector.classes, config.data.title)
-    found = detector.detect([sample.image for sample in samples], threshold=0.0, progress=progress)
+    found = detector.detect([sample.image for sample in samples], threshold=0.0)
     truth = [_true(sample, numbers) for sample in samples]
     if not any(len(one.boxes) for one in truth):
         raise DataError(f"{config.data.title} has no object", reason="no_boxes")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coca.cli.console import Console, resumable, to_try
+from coca.cli.console import Console, resumable, shows_progress, to_try
 from coca.cli.options import defaults
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from coca.experimental.ray.embed_shards import EmbeddedShard
 
 
+@shows_progress
 def embed_shards(
     tars: Annotated[
         list[str],
@@ -61,7 +62,6 @@ def embed_shards(
             workers=on_ray,
             execution=execution,
             address=os.environ.get("RAY_ADDRESS"),
-            progress=console.progress,
         )
     else:
         # Set by torchrun. Processes started otherwise begin at the first tar and skip claimed ones.
@@ -72,7 +72,6 @@ def embed_shards(
             out,
             captions=captions,
             start=rank * len(shards) // size,
-            progress=console.progress,
         )
     with resumable():
         done = list(_report_bad(console, results))

@@ -18,7 +18,7 @@ from typing import BinaryIO
 from coca.core.config.execution import DEFAULT, Execution
 from coca.core.errors import ConfigError, DataError, StorageError
 from coca.core.extras import require
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import progress_bar
 from coca.data.sources.factory import open_source
 from coca.data.sources.source import Source
 from coca.data.sources.tar.shards import ShardsConfig
@@ -62,7 +62,6 @@ def embed_shards(
     *,
     captions: bool = False,
     start: int = 0,
-    progress: ProgressMaker = silent,
 ) -> Iterator[EmbeddedShard]:
     """Embed tars in turn; skip finished tars and those claimed by another process.
 
@@ -71,7 +70,7 @@ def embed_shards(
     """
     for number in range(len(shards)):
         shard = shards[(start + number) % len(shards)]
-        yield embed_shard(shard, predictor, out, captions=captions, progress=progress)
+        yield embed_shard(shard, predictor, out, captions=captions)
 
 
 def embed_shard(
@@ -80,7 +79,6 @@ def embed_shard(
     out: str | Path,
     *,
     captions: bool = False,
-    progress: ProgressMaker = silent,
 ) -> EmbeddedShard:
     """Embed one tar unless it is finished or claimed by another process."""
     try:
@@ -102,7 +100,7 @@ def embed_shard(
         with lock:
             # The previous holder of the claim may have written the file.
             if not path.exists():
-                made = _embed(shard, source, predictor, path, captions, progress)
+                made = _embed(shard, source, predictor, path, captions)
             _remove_older(shard, predictor, out, now=set(names.values()))
             # Removed while locked: a process that has it open checks for the result next.
             claim.unlink(missing_ok=True)
@@ -117,7 +115,6 @@ def _embed(
     predictor: Predictor,
     path: Path,
     captions: bool,
-    progress: ProgressMaker,
 ) -> EmbeddedShard:
     if captions:
         captioner(predictor)  # Refuses a model without a decoder.
@@ -125,9 +122,7 @@ def _embed(
         TemporaryDirectory() as scratch,
         open_collection(predictor, f"{scratch}/vectors.db", create=True) as collection,
     ):
-        report = ingest(
-            [SampleSource(source)], predictor, collection, captions=captions, progress=progress
-        )
+        report = ingest([SampleSource(source)], predictor, collection, captions=captions)
         records = [record for page in collection.pages() for record in page]
     about = VectorsInfo(
         fingerprint=predictor.fingerprint,
@@ -187,7 +182,6 @@ def embed_shards_on_ray(
     captions: bool = False,
     execution: Execution = DEFAULT,
     address: str | None = None,
-    progress: ProgressMaker = silent,
 ) -> Iterator[EmbeddedShard]:
     """Embed tars as `embed_shards`, with Ray workers.
 
@@ -220,7 +214,7 @@ def embed_shards_on_ray(
                 for _ in range(workers)
             ]
         )
-        with progress("embed tars", len(shards)) as bar:
+        with progress_bar("embed tars", len(shards)) as bar:
             for result in pool.map_unordered(lambda actor, shard: actor.embed.remote(shard), given):
                 bar.advance(1, images=result.images)
                 yield replace(result, shard=given[result.shard])

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from coca.core.errors import ModelError
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import progress_bar
 from coca.predict.inputs import Caption
 from coca.predict.onnx_predictor import open_exported
 from coca.predict.predictor import Predictor
@@ -119,7 +119,6 @@ def measure(
     images: Sequence[ImageInput],
     *,
     image_source: str,
-    progress: ProgressMaker = silent,
 ) -> GateResult:
     """Compare an exported folder with torch, at batch sizes 1, 3 and 8."""
     same_pixels = torch
@@ -130,7 +129,7 @@ def measure(
     runtime = open_exported(exported, batch_size=max(BATCHES))
     # Resizing to the same size changes nothing, so both read equal pixels.
     seen, own = [], []
-    with progress("reading images", len(images)) as bar:
+    with progress_bar("reading images", len(images)) as bar:
         for image in images:
             seen.append(torch.prepare_image(image).transpose(1, 2, 0))
             own.append(runtime.prepare_image(image).transpose(1, 2, 0))
@@ -138,15 +137,14 @@ def measure(
     untrimmed = open_exported(exported, batch_size=max(BATCHES))
     untrimmed.image_settings = replace(untrimmed.image_settings, trim=False, reduced=False)
 
-    with_torch, without = (_titled(progress, name) for name in ("torch", "exported"))
     # At equal distances, since names in a folder may be sorted by subject.
     some = seen[:: -(-len(seen) // BEAM_IMAGES)]
-    greedy = same_pixels.caption(seen, num_beams=1, progress=with_torch)
-    beams = same_pixels.caption(some, num_beams=4, progress=with_torch)
+    greedy = same_pixels.caption(seen, num_beams=1)
+    beams = same_pixels.caption(some, num_beams=4)
     # An 8-bit scale is that of a batch, so two copies of one text would differ a little.
     texts, own_text = np.unique([caption.text for caption in greedy], return_inverse=True)
     expected = (
-        same_pixels.embed_images(seen, progress=with_torch),
+        same_pixels.embed_images(seen),
         same_pixels.embed_texts(texts.tolist()),
     )
     cosines: list[tuple[float, float]] = []
@@ -154,14 +152,14 @@ def measure(
     for size in BATCHES:
         untrimmed.batch_size = size
         found = (
-            untrimmed.embed_images(seen, progress=without),
+            untrimmed.embed_images(seen),
             untrimmed.embed_texts(texts.tolist()),
         )
         cosines.append((_min_cosine(found[0], expected[0]), _min_cosine(found[1], expected[1])))
         if size < max(BATCHES):
             equal += _equal(untrimmed.caption(seen[: max(BATCHES)], num_beams=1), greedy)
-    equal += _equal(untrimmed.caption(seen, num_beams=1, progress=without), greedy)
-    other_beams = untrimmed.caption(some, num_beams=4, progress=without)
+    equal += _equal(untrimmed.caption(seen, num_beams=1), greedy)
+    other_beams = untrimmed.caption(some, num_beams=4)
     differences = [np.abs(a.astype(np.int16) - b).max() for a, b in zip(own, seen, strict=True)]
     return GateResult(
         images=len(images),
@@ -231,8 +229,3 @@ def mean_recall(images: Float[ndarray, "N E"], texts: Float[ndarray, "N E"]) -> 
     before = [(similarity > own[:, None] + 1e-6).sum(axis=1)]
     before.append((similarity > own + 1e-6).sum(axis=0))
     return float(np.mean([rank < count for rank in before for count in RECALL_AT]))
-
-
-def _titled(progress: ProgressMaker, name: str) -> ProgressMaker:
-    """Return a progress callback whose titles begin with a name."""
-    return lambda title, total: progress(f"{name}, {title}", total)

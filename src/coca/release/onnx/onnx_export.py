@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from coca.core.errors import ConfigError
 from coca.core.files.atomic import atomic_folder, read_json, sha256_file, write_json
 from coca.core.files.formats import IMAGE_SUFFIXES
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import progress_bar
 from coca.model.openclip.openclip_config import TextConfig
 from coca.predict.image_text_predictor import ImageTextPredictor
 from coca.predict.manifest import (
@@ -110,7 +110,6 @@ def export_onnx(
     *,
     int8: bool = False,
     images: Path | None = None,
-    progress: ProgressMaker = silent,
 ) -> GateResult | EmbeddingResult:
     """Export a model to ONNX, and compare the files with torch before they are written.
 
@@ -137,13 +136,10 @@ def export_onnx(
             precision,
             name=str(model),
             images=calibration,
-            progress=progress,
         )
         result: GateResult | EmbeddingResult
         if isinstance(predictor, TorchPredictor):
-            result = measure(
-                unfinished, predictor, compared, image_source=source, progress=progress
-            )
+            result = measure(unfinished, predictor, compared, image_source=source)
         else:
             exported = open_exported(unfinished)
             result = measure_embeddings(exported, predictor, compared, image_source=source)
@@ -161,7 +157,6 @@ def write_files(
     name: str,
     images: Sequence[ImageInput] = (),
     optimize: bool = True,
-    progress: ProgressMaker = silent,
 ) -> None:
     """Write all files of an exported model, with a manifest without gates.
 
@@ -184,7 +179,7 @@ def write_files(
     calibration = images if precision == "int8" and tower is None else ()
     pixels = [square(image, settings) for image in calibration]
     heads = size = 0
-    with progress("translating graphs", 2 if captioner is None else len(GRAPHS)) as bar:
+    with progress_bar("translating graphs", 2 if captioner is None else len(GRAPHS)) as bar:
         for graph in graphs:
             translate(graph, folder / f"{graph.name}.onnx", optimize=optimize)
             if "past" in graph.inputs:
@@ -196,7 +191,6 @@ def write_files(
             pixels if encoder == "vision" else (),
             # With 8-bit convolutions, only 60 % of the captions of `everyday` are unchanged.
             float_copy=folder / f"{FLOAT_VISION}.onnx",
-            progress=progress,
         )
     sections = {"image": asdict(settings)}
     layers = (0, 0)

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from coca.core.extras import require
-from coca.core.progress import Bar, ProgressMaker, silent
+from coca.core.progress import Bar, progress_bar
 
 QUANTIZED = ("vision", "text")
 """Graphs with int8 weights. With int8 weights in the decoder, 17 % of the greedy captions of a
@@ -39,14 +39,13 @@ def quantize(
     pixels: Sequence[UInt8[np.ndarray, "3 S S"]] = (),
     *,
     float_copy: Path | None = None,
-    progress: ProgressMaker = silent,
 ) -> None:
     """Replace a graph by its int8 version."""
     quantization = require("onnxruntime.quantization", extra="onnx")
     if pixels and (kept := _float_nodes(path)) is not None:
         if float_copy is not None:
             shutil.copyfile(path, float_copy)
-        with _replaced(path) as float_path, progress("calibrating", len(pixels)) as bar:
+        with _replaced(path) as float_path, progress_bar("calibrating", len(pixels)) as bar:
             quantization.quantize_static(
                 float_path,
                 path,

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from coca.core.errors import ArgumentError, SearchError
-from coca.core.progress import ProgressOption, as_maker
+from coca.core.progress import progress_bar
 from coca.search.records import Record, batches, check_same_model
 from coca.search.store import Collection
 
@@ -30,7 +30,6 @@ def migrate(
     target: Collection,
     *,
     overwrite: bool = False,
-    progress: ProgressOption = False,
 ) -> MigrateReport:
     """Copy every record of a collection to another, and verify that none is missing.
 
@@ -42,9 +41,7 @@ def migrate(
         target: Collection with vectors of the same model.
         overwrite: Replace records of the target that differ; otherwise they stay, as they may be
             newer. Records that change in the source during the run are replaced in any case.
-        progress: Optional progress callback.
     """
-    progress = as_maker(progress)
     if (source.info.uri, source.info.collection) == (target.info.uri, target.info.collection):
         raise ArgumentError(
             f"source and target are the same collection, {source.info.collection!r} of "
@@ -54,7 +51,7 @@ def migrate(
         target.info, fingerprint=source.info.fingerprint, embed_dim=source.info.embed_dim
     )
     report, version = MigrateReport(), source.changes().version
-    with progress("compare records", source.count()) as bar:
+    with progress_bar("compare records", source.count()) as bar:
         due: list[str] = []
         for record, other in _pairs(source, target):
             if other is None or (overwrite and record != other):
@@ -62,7 +59,7 @@ def migrate(
             report.kept += not (overwrite or other is None or record == other)
             bar.advance()
     for _ in range(_MAX_PASSES):
-        with progress("write records", len(due)) as bar:
+        with progress_bar("write records", len(due)) as bar:
             for ids in batches(due, _WRITE_ROWS):
                 report.written += target.upsert(source.get(ids).values())
                 bar.advance(len(ids))

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from coca.core.files.local_files import doubt, is_gone
-from coca.core.progress import ProgressOption, as_maker
+from coca.core.progress import progress_bar
 from coca.search.ingest.batch_writer import BatchWriter
 from coca.search.ingest.encoding import Captioner, Encoder
 from coca.search.ingest.ingest_report import BadLog, IngestReport
@@ -44,7 +44,6 @@ def ingest(
     prune: bool = False,
     prune_empty: bool = False,
     bad_log: BadLog | None = None,
-    progress: ProgressOption = False,
     batch_size: int = 64,
 ) -> IngestReport:
     """Index images and their sidecar metadata into a collection.
@@ -62,10 +61,8 @@ def ingest(
         prune: Delete the records of files that no longer exist.
         prune_empty: With `prune`, also in folders that may be those of unmounted drives.
         bad_log: Log of unreadable images.
-        progress: Optional progress callback.
         batch_size: Images per batch.
     """
-    progress = as_maker(progress)
     encoder = Encoder(embedder, collection.info, captions=captions, captioner=captioner)
     known = KnownRecords(sources, collection)
     files = [one for one in sources if isinstance(one, FileSource) and not one.saw_deletion]
@@ -73,7 +70,7 @@ def ingest(
         if not known.has_below(top):
             logger.warning("%s does not exist, and the collection has no record of it", top)
     lost = known.lost(trust_empty=prune_empty)
-    with progress("index images", sum(len(source.entries()) for source in sources)) as bar:
+    with progress_bar("index images", sum(len(source.entries()) for source in sources)) as bar:
         writer = BatchWriter(
             encoder,
             collection,
@@ -109,19 +106,17 @@ def ingest_vectors(
     files: Sequence[str | Path],
     collection: Collection,
     *,
-    progress: ProgressOption = False,
     batch_size: int = _WRITE_ROWS,
 ) -> IngestReport:
     """Index records that were embedded elsewhere; no model is needed.
 
     Existing records with the same etag are unchanged, unless they lack a caption.
     """
-    progress = as_maker(progress)
     infos = [read_info(file) for file in files]
     for info in infos:
         check_same_model(collection.info, fingerprint=info.fingerprint, embed_dim=info.embed_dim)
     report = IngestReport()
-    with progress("index vectors", sum(info.images for info in infos)) as bar:
+    with progress_bar("index vectors", sum(info.images for info in infos)) as bar:
         for batch in batches((one for file in files for one in read_vectors(file)), batch_size):
             given = {record.id: record for record in batch}
             there = set[str]()

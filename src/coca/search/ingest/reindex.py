@@ -7,7 +7,7 @@ from typing import Any
 
 from coca.core.errors import DataError, SearchError
 from coca.core.files.local_files import read_file
-from coca.core.progress import ProgressOption, as_maker
+from coca.core.progress import progress_bar
 from coca.search.filters import where
 from coca.search.ingest.encoding import embed_each
 from coca.search.ingest.merging import is_stored
@@ -47,7 +47,6 @@ def reindex(
     skip_missing: bool = False,
     batch_size: int = 64,
     settings: Any = None,
-    progress: ProgressOption = False,
 ) -> ReindexReport:
     """Embed the images of a collection with another model; the result then takes its name.
 
@@ -65,9 +64,7 @@ def reindex(
         skip_missing: Promote the result even if images cannot be read; their records are dropped.
         batch_size: Images per batch.
         settings: Settings of the new collection, see `Store.create`.
-        progress: Optional progress callback.
     """
-    progress = as_maker(progress)
     old = store.open(collection)
     key = hashlib.sha256(f"{embedder.fingerprint} {embedder.embed_dim}".encode()).hexdigest()[:8]
     staged = f"{collection}_new_{key}"
@@ -110,7 +107,7 @@ def reindex(
         return True
 
     for number in range(_MAX_PASSES):
-        with progress("embed images again", len(due)) as bar:
+        with progress_bar("embed images again", len(due)) as bar:
             for ids in batches(due, batch_size):
                 current = copy(ids)
                 report.kept += 0 if number else current

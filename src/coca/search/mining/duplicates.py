@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
 from coca.core.cancellation import check_cancelled
-from coca.core.progress import ProgressOption, as_maker
+from coca.core.progress import progress_bar
 from coca.search.mining.images import Compared
 from coca.search.perceptual_hash import SIDE, mirrored, normalized
 
@@ -87,7 +87,6 @@ def near_duplicates(
     *,
     ranks: Sequence[int] | None = None,
     keep: int = KEPT_PAIRS,
-    progress: ProgressOption = False,
 ) -> Duplicates:
     """Find all pairs, in memory linear in the images.
 
@@ -96,15 +95,13 @@ def near_duplicates(
         others: Images of another set to compare with; default: the images with each other.
         ranks: Rank of each image, 0 for the best; default: the order of the images.
         keep: Maximum number of pairs of each kind that are listed.
-        progress: Optional progress callback.
     """
-    progress = as_maker(progress)
     right = images if others is None else others
     units, right_units = normalized(images.hashes), normalized(right.hashes)
     kinds: dict[Kind, _Best] = {"same image": _Best(keep), "part or edit": _Best(keep)}
     copies, relatives = _Groups(len(units)), _Groups(len(units))
     alike = np.zeros(len(units), bool)
-    with progress("comparing images", len(units)) as bar:
+    with progress_bar("comparing images", len(units)) as bar:
         for top in range(0, len(units), _BLOCK):
             check_cancelled()
             rows = slice(top, top + _BLOCK)

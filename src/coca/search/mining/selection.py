@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import ArgumentError
-from coca.core.progress import ProgressOption, as_maker
+from coca.core.progress import progress_bar
 from coca.search.search_options import Choice
 
 # Diverse subsets by vectors: MMR, greedy k-center, and near-duplicate removal.
@@ -51,19 +51,16 @@ def mmr(
 def k_center(
     vectors: Float32[np.ndarray, "N E"],
     count: int,
-    *,
-    progress: ProgressOption = False,
 ) -> list[int]:
     """Select a covering subset by greedy k-center: each row is the farthest from those before.
 
     Greedy algorithm of Gonzalez (1985): its largest distance is at most twice the optimum.
     """
-    progress = as_maker(progress)
     if not len(vectors) or count < 1:
         return []
     chosen, row = [0], 0
     nearest = np.full(len(vectors), -np.inf, np.float32)
-    with progress("spreading out", min(count, len(vectors))) as bar:
+    with progress_bar("spreading out", min(count, len(vectors))) as bar:
         bar.advance()
         while len(chosen) < min(count, len(vectors)):
             np.maximum(nearest, vectors @ vectors[row], out=nearest)
@@ -131,7 +128,6 @@ def choose(
     *,
     scores: Float[np.ndarray, " N"] | None = None,
     away_from: Float32[np.ndarray, "M E"] | None = None,
-    progress: ProgressOption = False,
 ) -> list[int]:
     """Select the rows of images for training, best first."""
     if away_from is not None and choice.max_similarity is None:
@@ -155,4 +151,4 @@ def choose(
         )
     if not choice.diverse:
         return rows
-    return [rows[position] for position in k_center(vectors[rows], count, progress=progress)]
+    return [rows[position] for position in k_center(vectors[rows], count)]

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
 from coca.core.errors import SearchError
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import progress_bar
 from coca.search.records import Record, check_records
 from coca.search.sqlite import blocks, tables
 from coca.search.sqlite.codes import BLOCK_ROWS
@@ -47,7 +47,6 @@ def check_file(
     *,
     repair: bool = False,
     full: bool = False,
-    progress: ProgressMaker = silent,
 ) -> CheckReport:
     """Check a SQLite file, and make derived data again that are not those of the records.
 
@@ -57,7 +56,6 @@ def check_file(
         repair: Write what can be made of the records, in files of the former format as well;
             includes `full`.
         full: Compare all blocks instead of a sample of each collection.
-        progress: Optional progress callback.
 
     Raises:
         SearchError: There is no such file or collection.
@@ -67,7 +65,7 @@ def check_file(
         check.pages()
         if not check.left:
             for name in check.names(collection):
-                check.collection(name, progress)
+                check.collection(name)
             check.finish(collection)
         return CheckReport(tuple(check.findings), check.left, check.compared, check.of_blocks)
 
@@ -110,7 +108,7 @@ class _Check:
             raise SearchError(f"{self._database.path} has no collection {collection!r}: {known}")
         return names if collection is None else [collection]
 
-    def collection(self, name: str, progress: ProgressMaker) -> None:
+    def collection(self, name: str) -> None:
         """Check one collection."""
         if self._database.is_former:
             self._renew(name)
@@ -126,7 +124,7 @@ class _Check:
             self._found(f"{name}: {len(former)} blocks have words of an earlier version")
         self.of_blocks += count
         length = 0
-        with progress(f"check {name}", len(some)) as bar:
+        with progress_bar(f"check {name}", len(some)) as bar:
             for number in some:
                 with self._transaction() as connection:
                     length += self._block(connection, name, number, number in former)

@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from coca.core.errors import ConfigError, DataError
-from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.metrics.classification import per_class_accuracy, softmax, top_k_accuracy
 from coca.metrics.intervals import wilson_interval
@@ -124,18 +123,16 @@ def _middle(images: Sequence[bytes]) -> bytes:
 
 
 @TASKS.register("recognition")
-def recognition(
-    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
-) -> TaskResult:
+def recognition(predictor: Predictor, config: TaskConfig) -> TaskResult:
     """Compute top-1, top-5 and mean per-class accuracy over the classes of the model's head.
 
     The first label of a sample is its class. Samples have as many images as the head reads. Chance
     and majority-class accuracy are reported as well.
     """
     head = _image_head(predictor)
-    samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
+    samples, bad = read_samples(config.data, limit=config.limit)
     targets = class_indices(samples, head.classes, config.data.title)
-    logits = predictor.head_logits([sample.images for sample in samples], progress=progress)
+    logits = predictor.head_logits([sample.images for sample in samples])
     return classified("recognition", logits, targets, head.classes, bad, samples=samples)
 
 

@@ -8,7 +8,6 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from coca.core.errors import DataError
-from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.text import humanize_label
 from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
@@ -30,20 +29,18 @@ from coca.tasks.task import (
 
 
 @TASKS.register("zero_shot")
-def zero_shot(
-    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
-) -> TaskResult:
+def zero_shot(predictor: Predictor, config: TaskConfig) -> TaskResult:
     """Compute top-1, top-5 and mean per-class accuracy over all classes.
 
     The first label of a sample is its class. Chance and majority-class accuracy are reported as
     well, and with `classifier` the accuracy of a pretrained encoder's own classifier among the same
     classes (`encoder`, see `coca.tasks.baselines`).
     """
-    samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
+    samples, bad = read_samples(config.data, limit=config.limit)
     names = _names(config, samples)
     indices = {name: index for index, name in enumerate(names)}
     targets = np.array([indices[humanize_label(sample.labels[0])] for sample in samples])
-    scores = _scores(predictor, config, [sample.images for sample in samples], names, progress)
+    scores = _scores(predictor, config, [sample.images for sample in samples], names)
     scale = predictor.logit_scale if config.by == "similarity" and not config.rerank else 1.0
     result = classified("zero_shot", scale * scores, targets, names, bad, samples=samples)
     result = replace(result, notes=_notes(config))
@@ -52,7 +49,7 @@ def zero_shot(
     require_single_images([sample.images for sample in samples], "classifier")
     encoder = EncoderClassifier(config.classifier, predictor)
     images = [sample.image for sample in samples]
-    by_encoder = encoder.among(names, encoder.probabilities(images, progress=progress))
+    by_encoder = encoder.among(names, encoder.probabilities(images))
     metrics = {
         "encoder_top1": top_k_accuracy(by_encoder, targets, 1),
         "encoder_top5": top_k_accuracy(by_encoder, targets, min(5, len(names))),
@@ -73,24 +70,19 @@ def _scores(
     config: TaskConfig,
     clips: Sequence[Sequence[bytes]],
     names: Sequence[str],
-    progress: ProgressMaker,
 ) -> Float[ndarray, "N C"]:
     templates = templates_named(config.prompts)
     images = [clip[0] for clip in clips]
     if config.by == "likelihood" or config.rerank:
         require_single_images(clips, "a caption's likelihood")
     if config.by == "likelihood":
-        return predictor.class_log_likelihoods(
-            images, names, templates=templates, progress=progress
-        )
-    classes = predictor.class_embeddings(names, templates=templates, progress=progress)
-    scores = embed_clips(predictor, clips, mode=config.video, progress=progress) @ classes.T
+        return predictor.class_log_likelihoods(images, names, templates=templates)
+    classes = predictor.class_embeddings(names, templates=templates)
+    scores = embed_clips(predictor, clips, mode=config.video) @ classes.T
     if not config.rerank:
         return scores
     wanted = best_of_each_row(scores, config.rerank)
-    log_p = predictor.class_log_likelihoods(
-        images, names, templates=templates, only=wanted, progress=progress
-    )
+    log_p = predictor.class_log_likelihoods(images, names, templates=templates, only=wanted)
     return reranked(scores, log_p, logit_scale=predictor.logit_scale)
 
 

@@ -11,7 +11,7 @@ from coca.core.errors import CocaError, DataError
 from coca.core.files.atomic import write_atomic
 from coca.core.files.local_files import read_regular
 from coca.core.files.table_file import TABLE_SUFFIXES, check_table_path, write_table
-from coca.core.progress import ProgressOption, as_maker
+from coca.core.progress import progress_bar
 from coca.search.ingest.exif import clean
 from coca.search.ingest.photo_metadata import MAX_XMP_BYTES, Xmp
 from coca.search.ingest.xmp_packet import EMPTY_PACKET, replace_properties
@@ -44,7 +44,6 @@ def export_captions(
     *,
     generated: bool = False,
     dry_run: bool = False,
-    progress: ProgressOption = False,
 ) -> CaptionExport:
     """Write what people say about images to files of their own; the images are not changed.
 
@@ -58,7 +57,6 @@ def export_captions(
             images.
         generated: Export generated captions as well.
         dry_run: Write nothing.
-        progress: Optional progress callback.
 
     Raises:
         ConfigError, StorageError: The table cannot be written.
@@ -78,7 +76,7 @@ def export_captions(
     if out is not None:
         paths = (record.path for record in _records(collection) if _is_file(record))
         shared = os.path.commonpath({os.path.dirname(path) for path in paths} or {os.sep})
-    with as_maker(progress)("export captions", len(collection)) as bar:
+    with progress_bar("export captions", len(collection)) as bar:
         for record in _records(collection):
             bar.advance()
             if not _is_file(record):

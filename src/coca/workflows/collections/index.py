@@ -12,7 +12,6 @@ from typing import TypeAlias, Unpack
 from coca.core.config.frozen_config import non_default
 from coca.core.errors import ConfigError, SearchError
 from coca.core.extras import require_installed
-from coca.core.progress import ProgressMaker, ProgressOption, as_maker
 from coca.data.sample import BadSample, BadSampleLog
 from coca.predict.loading import load
 from coca.predict.predictor import Predictor
@@ -72,7 +71,6 @@ def index(
     uri: str | Path = "coca.db",
     *,
     model: Predictor | str | Path | None = None,
-    progress: ProgressOption = False,
     **options: Unpack[IndexOptions],
 ) -> IndexResult:
     """Index folders, images, videos, tars and tables; the function of `coca index`.
@@ -87,7 +85,6 @@ def index(
         uri: Path of a SQLite file, or address of Milvus; it is created if missing.
         model: A model of `coca.load` or its name; default: the model of the collection, else
             `everyday`.
-        progress: Optional progress callback, or True for a line on stderr.
         **options: Fields of `IndexSettings`.
 
     Raises:
@@ -100,13 +97,13 @@ def index(
             "table with a column `image` (.csv, .parquet); images in memory go to SearchEngine.add"
         )
     if isinstance(model, Predictor):
-        return index_images(listed, model, uri=uri, progress=progress, **options)
+        return index_images(listed, model, uri=uri, **options)
 
     def choose(info: CollectionInfo | None) -> Callable[[], Predictor]:
         name = model or (DEFAULT_MODEL if info is None else model_of(info))
         return lambda: load(name)
 
-    return index_images(listed, choose, uri=uri, progress=progress, **options)
+    return index_images(listed, choose, uri=uri, **options)
 
 
 def index_images(
@@ -115,7 +112,6 @@ def index_images(
     *,
     uri: str | Path,
     watch: Callable[[IndexResult], None] | None = None,
-    progress: ProgressOption = False,
     **options: Unpack[IndexOptions],
 ) -> IndexResult:
     """Index images into a collection, created if missing.
@@ -133,7 +129,7 @@ def index_images(
         DataError: A source is missing, all are empty, or too many images are unreadable.
         SearchError: The collection was filled by another model, or cannot be written.
     """
-    progress, settings = as_maker(progress), IndexSettings(**options)
+    settings = IndexSettings(**options)
     uri = stores.checked_uri(uri)
     trust_empty = settings.prune and settings.prune_empty
     if settings.ocr:
@@ -146,7 +142,7 @@ def index_images(
             raise ConfigError(
                 f"{', '.join(sorted(idle))} apply to images, and these are vectors: leave them out"
             )
-        return _index_vectors(files, uri, settings, progress)
+        return _index_vectors(files, uri, settings)
     if watch is not None:
         check_watchable(resolved)
         settings = settings.replace(prune=True)
@@ -161,7 +157,7 @@ def index_images(
     skipped = skipped_files(resolved)
     for sentence in describe_skipped(skipped):
         logger.warning("%s", sentence)
-    with _indexing(model, uri, settings, progress) as index:
+    with _indexing(model, uri, settings) as index:
         if watch is None:
             return replace(index(sources), skipped=skipped)
         for result in watch_folders(resolved, index, frame_interval_s=settings.frame_interval_s):
@@ -174,11 +170,10 @@ def index_sources(
     predictor: Predictor,
     *,
     uri: str,
-    progress: ProgressOption = False,
     **options: Unpack[IndexOptions],
 ) -> IndexResult:
     """Index images from open sources; otherwise as `index_images`."""
-    with _indexing(predictor, uri, IndexSettings(**options), as_maker(progress)) as index:
+    with _indexing(predictor, uri, IndexSettings(**options)) as index:
         return index(sources)
 
 
@@ -187,7 +182,6 @@ def _indexing(
     model: Predictor | ModelLoader,
     uri: str,
     settings: IndexSettings,
-    progress: ProgressMaker,
 ) -> Iterator[Callable[[Sequence[ImageSource]], IndexResult]]:
     """Open or create the collection to fill; yield the function that indexes sources into it."""
     token, dimensions = settings.token, settings.dimensions
@@ -225,7 +219,7 @@ def _indexing(
             collection = store.open(name)
             if isinstance(given, Predictor):
                 check_same_model(info, fingerprint=given.fingerprint, embed_dim=loaded().embed_dim)
-        yield partial(_index_into, collection, loaded, _writer(settings), settings, progress)
+        yield partial(_index_into, collection, loaded, _writer(settings), settings)
 
 
 def _index_into(
@@ -233,7 +227,6 @@ def _index_into(
     load: Callable[[], Predictor],
     writer: Captioner | None,
     settings: IndexSettings,
-    progress: ProgressMaker,
     sources: Sequence[ImageSource],
 ) -> IndexResult:
     with counted_on_ctrl_c(collection):
@@ -247,7 +240,6 @@ def _index_into(
             prune=settings.prune,
             prune_empty=settings.prune_empty,
             bad_log=bad_image_log(settings.bad_list, settings.max_bad_fraction),
-            progress=progress,
             # The text of a page takes seconds, and the progress is that of whole batches.
             batch_size=_OCR_IMAGES if settings.ocr else _BATCH_IMAGES,
         )
@@ -255,9 +247,7 @@ def _index_into(
     return IndexResult(collection.describe(), report, unreadable=tuple(unreadable))
 
 
-def _index_vectors(
-    files: Sequence[Path], uri: str, settings: IndexSettings, progress: ProgressMaker
-) -> IndexResult:
+def _index_vectors(files: Sequence[Path], uri: str, settings: IndexSettings) -> IndexResult:
     """Insert Parquet files of embedded records."""
     infos = [read_info(file) for file in files]
     if len({info.fingerprint for info in infos}) > 1:
@@ -275,7 +265,7 @@ def _index_vectors(
         create=True,
     ) as collection:
         with counted_on_ctrl_c(collection):
-            report = ingest_vectors(files, collection, progress=progress)
+            report = ingest_vectors(files, collection)
         return IndexResult(collection.describe(), report)
 
 

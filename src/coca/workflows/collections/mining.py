@@ -9,7 +9,6 @@ from jaxtyping import Float32
 
 from coca.core.errors import ConfigError, SearchError
 from coca.core.files.local_files import read_file
-from coca.core.progress import ProgressOption, as_maker
 from coca.predict.predictor import Predictor
 from coca.processing.image_file import read_image
 from coca.search.filters import NOT_HIDDEN
@@ -62,7 +61,6 @@ def mine(
     out: str | Path,
     *,
     model_captions: bool = False,
-    progress: ProgressOption = False,
 ) -> Subset:
     """Select images of a collection, and write them as a data source for training.
 
@@ -76,7 +74,6 @@ def mine(
             no image is left to select, or none can be written.
         DataError: An example image cannot be read.
     """
-    progress = as_maker(progress)
     check_out(out)
     if choice.min_score is not None and not mining.gives_scores:
         raise ConfigError(
@@ -91,12 +88,12 @@ def mine(
     images = read_images(collection, mining.filter)
     scores = _scores(engine, predictor, mining, images.vectors)
     away = predictor.embed_images(list(mining.away_from)) if mining.away_from else None
-    chosen = choose(images.vectors, choice, scores=scores, away_from=away, progress=progress)
+    chosen = choose(images.vectors, choice, scores=scores, away_from=away)
     given = {images.ids[row]: 0.0 if scores is None else float(scores[row]) for row in chosen}
     if not given:
         total = collection.count(NOT_HIDDEN)
         raise SearchError(_nothing_left(total, len(images.ids), scores, choice))
-    return write_subset(out, collection, given, model_captions=model_captions, progress=progress)
+    return write_subset(out, collection, given, model_captions=model_captions)
 
 
 def find_duplicates(
@@ -105,7 +102,6 @@ def find_duplicates(
     others: Sequence[str | Path] = (),
     predictor: Predictor | None = None,
     keep: int = KEPT_PAIRS,
-    progress: ProgressOption = False,
 ) -> tuple[Duplicates, Images]:
     """Find the near-duplicates among the images of a collection, and the images of their rows.
 
@@ -113,14 +109,13 @@ def find_duplicates(
         SearchError: Another model filled the collection.
         DataError: One of `others` cannot be read.
     """
-    progress = as_maker(progress)
     apart = None
     if others:
         assert predictor is not None, "other images need the model"
         check_same_model(
             collection.info, fingerprint=predictor.fingerprint, embed_dim=predictor.embed_dim
         )
-        vectors = predictor.embed_images(list(others), progress=progress)
+        vectors = predictor.embed_images(list(others))
         hashes, sizes = [], []
         for path in others:
             data = read_file(str(path))
@@ -129,7 +124,7 @@ def find_duplicates(
             sizes.append((header.width, header.height))
         apart = Compared(vectors=vectors, hashes=stacked(hashes), sizes=np.array(sizes, np.int64))
     images = read_images(collection)
-    found = near_duplicates(images, apart, ranks=images.ranks, keep=keep, progress=progress)
+    found = near_duplicates(images, apart, ranks=images.ranks, keep=keep)
     return found, images
 
 

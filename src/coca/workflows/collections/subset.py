@@ -17,7 +17,7 @@ from typing import Any, Literal
 from coca.core.annotations import split_record
 from coca.core.errors import ConfigError, DataError, SearchError
 from coca.core.files.atomic import write_atomic
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import progress_bar
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.data.storage.storage import full_path, is_remote
@@ -80,7 +80,6 @@ def write_subset(
     scores: Mapping[str, float],
     *,
     model_captions: bool = False,
-    progress: ProgressMaker = silent,
 ) -> Subset:
     """Write records with their texts as a data source for `coca pretrain`.
 
@@ -100,7 +99,7 @@ def write_subset(
     if out.suffix != ".jsonl":
         # Sorted by path, so that each tar or video is read once.
         ids = [hit.id for hit in sorted(collection.hits(scores), key=lambda hit: hit.path)]
-    with progress("copy images", len(ids)) as bar, ExitStack() as opened:
+    with progress_bar("copy images", len(ids)) as bar, ExitStack() as opened:
         writer = None if out.suffix == ".jsonl" else opened.enter_context(ShardWriter(out))
         for record in _records(collection, ids, subset):
             try:

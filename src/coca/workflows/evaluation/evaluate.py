@@ -11,7 +11,6 @@ from pathlib import Path
 from coca.core.config.execution import DEFAULT, Execution
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError
-from coca.core.progress import ProgressMaker, ProgressOption, as_maker
 from coca.core.provenance import record
 from coca.predict.caching import caching
 from coca.predict.loading import load
@@ -34,7 +33,6 @@ def evaluate(
     *,
     out: str | Path | None = None,
     execution: Execution = DEFAULT,
-    progress: ProgressOption = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> list[TaskResult]:
     """Evaluate a model on tasks, in order.
@@ -47,9 +45,7 @@ def evaluate(
         CocaError: The model cannot be loaded, or the samples lack what a task needs. Errors that
             need no images are raised before any task runs.
     """
-    (results,) = side_by_side(
-        [model], configs, out=out, execution=execution, progress=progress, log=log
-    )
+    (results,) = side_by_side([model], configs, out=out, execution=execution, log=log)
     return results
 
 
@@ -59,7 +55,6 @@ def side_by_side(
     *,
     out: str | Path | None = None,
     execution: Execution = DEFAULT,
-    progress: ProgressOption = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> list[list[TaskResult]]:
     """Evaluate several models on the same tasks; the report compares the first with the others.
@@ -73,7 +68,6 @@ def side_by_side(
         ConfigError: A model is given twice, or as in `evaluate`.
         CocaError: As in `evaluate`.
     """
-    progress = as_maker(progress)
     if not configs:
         raise ConfigError(f"no task is named; known: {', '.join(TASKS.names())}")
     for config in configs:
@@ -87,7 +81,7 @@ def side_by_side(
     for predictor in predictors:
         for config in configs:
             check_task(predictor, config)
-    runs = [_run_all(predictor, configs, progress, log) for predictor in predictors]
+    runs = [_run_all(predictor, configs, log) for predictor in predictors]
     results = [[entry.result for entry in entries] for entries in runs]
     if out is not None:
         compare = dict(zip(names[1:], results[1:], strict=True))
@@ -98,20 +92,18 @@ def side_by_side(
 def _run_all(
     predictor: Predictor,
     configs: Sequence[TaskConfig],
-    progress: ProgressMaker,
     log: Callable[[str], None],
 ) -> list[Evaluated]:
     """Run all tasks with one model."""
     if len(configs) > 1:
         # Several tasks often read the same samples.
         predictor = caching(predictor)
-    return [_run(predictor, config, progress, log) for config in configs]
+    return [_run(predictor, config, log) for config in configs]
 
 
 def _run(
     predictor: Predictor,
     config: TaskConfig,
-    progress: ProgressMaker,
     log: Callable[[str], None],
 ) -> Evaluated:
     """Run one task."""
@@ -119,7 +111,7 @@ def _run(
     log(f"{by}{config.task} on {config.data.title}")
     about = record(config=config, seed=0, data_fingerprint="", extra={})
     begun = time.perf_counter()
-    result = TASKS.get(config.task)(predictor, config, progress=progress)
+    result = TASKS.get(config.task)(predictor, config)
     if config.limit:
         note = (
             f"limit: only the first {config.limit:,} samples are read; scores of a smaller set may "

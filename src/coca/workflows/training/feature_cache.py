@@ -22,7 +22,7 @@ from torch import Tensor
 from coca.core.config.frozen_config import digest, non_default
 from coca.core.errors import ConfigError, DataError
 from coca.core.prefetch import iterate_ahead
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import progress_bar
 from coca.data.loading.feature_file import (
     FeatureFile,
     FeatureKey,
@@ -83,7 +83,6 @@ def features_of_run(
     train: TrainConfig,
     *,
     device: str = "cpu",
-    progress: ProgressMaker = silent,
 ) -> list[FeatureFile]:
     """Open the feature file of each source of a run, and write those that are missing.
 
@@ -112,7 +111,7 @@ def features_of_run(
             images, warned = ViewReader(source, transform, augment, key), False
             while not (settings.folder / key.file_name).exists():
                 try:
-                    _write(source_config, images, encoder, settings.folder, bf16, device, progress)
+                    _write(source_config, images, encoder, settings.folder, bf16, device)
                 except FeaturesInUseError as error:
                     if not warned:
                         logger.warning("%s; this one waits for it", error)
@@ -222,14 +221,13 @@ def _write(
     folder: Path,
     bf16: bool,
     device: str,
-    progress: ProgressMaker,
 ) -> None:
     target = training_device(device)
     encoder.to(target).eval()
     rows = images.key.rows
     with FeatureWriter(folder, images.key) as writer:
         begin = writer.rows_done
-        with progress(f"computing features of {config.title}", rows - begin) as bar:
+        with progress_bar(f"computing features of {config.title}", rows - begin) as bar:
             started = time.perf_counter()
             for views, usable in iterate_ahead(images.batches(begin), ahead=2):
                 pixels = images.transform.normalize(views.flatten(0, 1).to(target))

@@ -19,7 +19,7 @@ from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError, DataError
 from coca.core.files.atomic import read_json, write_json
 from coca.core.malloc import keep_freed_memory
-from coca.core.progress import ProgressMaker, ProgressOption, as_maker, silent
+from coca.core.progress import progress_bar
 from coca.data.loading.loader import LoaderConfig
 from coca.data.sources.source import SourceConfig
 from coca.metrics.answers import normalize_answer
@@ -136,7 +136,6 @@ def obtain_classes(
     head: HeadChoice,
     *,
     by_answers: bool,
-    progress: ProgressMaker = silent,
 ) -> tuple[str, ...]:
     """Return the classes of the run's head; classes found in the data are saved in its folder.
 
@@ -154,7 +153,6 @@ def obtain_classes(
                 by_answers=by_answers,
                 most_frequent=head.most_frequent,
                 at_least=head.at_least,
-                progress=progress,
             )
             run.mkdir(parents=True, exist_ok=True)
             write_json(path, found)
@@ -169,12 +167,11 @@ def find_classes(
     by_answers: bool,
     most_frequent: int = 0,
     at_least: int = 1,
-    progress: ProgressMaker = silent,
 ) -> list[str]:
     """Collect all labels, or all normalized answers, of the sources, sorted by name."""
     counts: Counter[str] = Counter()
     total = sum(len(source) for _, source in sources)
-    with progress("looking for classes", total) as bar:
+    with progress_bar("looking for classes", total) as bar:
         for names in _names(sources, by_answers):
             counts.update(names)
             bar.advance()
@@ -274,7 +271,7 @@ class FinetuneConfig(RunConfig):
         return self
 
 
-def finetune(config: FinetuneConfig, *, progress: ProgressOption = False) -> RunResult:
+def finetune(config: FinetuneConfig) -> RunResult:
     """Fine-tune a model on a downstream task and evaluate it; the same call resumes a run.
 
     In distributed training (`coca.train.distributed.context`), every process calls this function.
@@ -282,7 +279,6 @@ def finetune(config: FinetuneConfig, *, progress: ProgressOption = False) -> Run
     Raises:
         CocaError: The recipe, the data or the run folder is invalid; the message gives the reason.
     """
-    progress = as_maker(progress)
     keep_freed_memory()
     world = DistributedContext.current()
     sources = open_sources(config.data.sources)
@@ -291,8 +287,8 @@ def finetune(config: FinetuneConfig, *, progress: ProgressOption = False) -> Run
         lambda: compare_with_earlier(config, fixed=fixed, logged=("data", "loss"))
     )
     source = load_coca(config.model, device="cpu", prepack=False)
-    head = _head(config, sources, progress)
-    processor = _processor(config, source, sources, progress)
+    head = _head(config, sources)
+    processor = _processor(config, source, sources)
     torch.manual_seed(config.seed)
     with reusing_tower(source.model):
         model = build(_shape(config, source, head))
@@ -320,7 +316,6 @@ def finetune(config: FinetuneConfig, *, progress: ProgressOption = False) -> Run
         processor.image,
         paces,
         device=config.device,
-        progress=progress,
     )
     objective = make_objective(config.loss, model, processor)
     trainer = start_trainer(
@@ -335,8 +330,8 @@ def finetune(config: FinetuneConfig, *, progress: ProgressOption = False) -> Run
         facts=facts,
     )
     with threads(config.threads):
-        result = trainer.fit(progress)
-        return _finish(config, trainer, processor, result, progress)
+        result = trainer.fit()
+        return _finish(config, trainer, processor, result)
 
 
 def paced(
@@ -354,12 +349,12 @@ def paced(
     return train.replace(optimizer=optimizer)
 
 
-def _head(config: FinetuneConfig, sources: Sources, progress: ProgressMaker) -> HeadConfig | None:
+def _head(config: FinetuneConfig, sources: Sources) -> HeadConfig | None:
     choice = config.head
     if choice is None:
         return None
     by_answers = config.data.loader.class_from == "answers"
-    classes = obtain_classes(config.run, sources, choice, by_answers=by_answers, progress=progress)
+    classes = obtain_classes(config.run, sources, choice, by_answers=by_answers)
     return HeadConfig(
         classes=classes,
         reads=choice.reads,
@@ -380,18 +375,14 @@ def _shape(config: FinetuneConfig, source: TorchPredictor, head: HeadConfig | No
         raise ConfigError(f"the head does not fit {config.model}: {error}") from None
 
 
-def _processor(
-    config: FinetuneConfig, source: TorchPredictor, sources: Sources, progress: ProgressMaker
-) -> Processor:
+def _processor(config: FinetuneConfig, source: TorchPredictor, sources: Sources) -> Processor:
     own = source.processor
     size = config.image_size or own.image_config.image_size
     return Processor(
         ImageTransform(own.image_config.replace(image_size=size)),
         own.tokenizer,
         own.context_length,
-        caption_words=extend_caption_words(
-            config.run, sources, own, config.loss, progress=progress
-        ),
+        caption_words=extend_caption_words(config.run, sources, own, config.loss),
     )
 
 
@@ -400,7 +391,6 @@ def _finish(
     trainer: Trainer[AnyCoCa],
     processor: Processor,
     result: TrainResult,
-    progress: ProgressMaker,
 ) -> RunResult:
     """Gather the weights from all ranks, write the model folder and evaluate the model."""
     world = DistributedContext.current()
@@ -412,9 +402,7 @@ def _finish(
         return save_finished(config.run, finished, processor, step=result.step)
 
     folder = world.broadcast_from_main(write)
-    return scored(
-        config, config.evaluate, result, folder=folder, device=trainer.device, progress=progress
-    )
+    return scored(config, config.evaluate, result, folder=folder, device=trainer.device)
 
 
 def scored(
@@ -424,11 +412,10 @@ def scored(
     *,
     folder: Path,
     device: torch.device,
-    progress: ProgressMaker,
 ) -> RunResult:
     """Evaluate the finished model on the main rank, unless the run was interrupted."""
     scores: list[TaskResult] = []
     if DistributedContext.current().is_main and tasks and not result.interrupted:
         predictor = load(folder, device=str(device))
-        scores = evaluate(predictor, tasks, out=config.run / SCORES_FOLDER, progress=progress)
+        scores = evaluate(predictor, tasks, out=config.run / SCORES_FOLDER)
     return RunResult(**vars(result), run=config.run, model=folder, scores=tuple(scores))

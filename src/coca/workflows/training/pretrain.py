@@ -18,7 +18,6 @@ from torch import Tensor
 
 from coca.core.errors import ConfigError
 from coca.core.malloc import keep_freed_memory
-from coca.core.progress import ProgressMaker, ProgressOption, as_maker
 from coca.data.loading.feature_file import FeatureFile
 from coca.model.coca_config import CoCaConfig
 from coca.model.deferred_weights import DeferredWeights, WeightsRecorder
@@ -189,7 +188,7 @@ class PretrainConfig(RunConfig):
             )
 
 
-def pretrain(config: PretrainConfig, *, progress: ProgressOption = False) -> RunResult:
+def pretrain(config: PretrainConfig) -> RunResult:
     """Pretrain a CoCa model; the same call resumes a run.
 
     In distributed training (`coca.train.distributed.context`), every process calls this function.
@@ -197,15 +196,14 @@ def pretrain(config: PretrainConfig, *, progress: ProgressOption = False) -> Run
     Raises:
         CocaError: The recipe, the data or the run folder is invalid; the message gives the reason.
     """
-    progress = as_maker(progress)
     keep_freed_memory()
     world = DistributedContext.current()
 
     # Sources, tokenizer, and the model with its initial weights.
-    prepared = _prepare(config, progress)
+    prepared = _prepare(config)
     sources, processor, model, facts, initial = prepared
     # Before the objective, whose losses may copy the encoder as the features split it.
-    features = _features(config, prepared, progress)
+    features = _features(config, prepared)
     names = () if config.model.head is None else config.model.head.classes
     data = config.data.replace(loader=config.data.loader.replace(class_names=names))
 
@@ -220,7 +218,6 @@ def pretrain(config: PretrainConfig, *, progress: ProgressOption = False) -> Run
             loader=data.loader,
             micro_batch=config.train.micro_batch,
             finished=partial(_finished, config, model),
-            progress=progress,
         )
 
     # Loader and optimizer, with the state of an earlier start; then all steps.
@@ -239,7 +236,7 @@ def pretrain(config: PretrainConfig, *, progress: ProgressOption = False) -> Run
         initial=initial,
     )
     with threads(config.threads):
-        result = trainer.fit(progress)
+        result = trainer.fit()
 
     # The model folder, written by the main rank from the weights of all ranks.
     weights = trainer.weights(keep=world.is_main)
@@ -258,16 +255,13 @@ def pretrain(config: PretrainConfig, *, progress: ProgressOption = False) -> Run
     return RunResult(**vars(result), run=config.run, model=folder)
 
 
-def compute_features(
-    config: PretrainConfig, *, progress: ProgressOption = False
-) -> list[FeatureFile]:
+def compute_features(config: PretrainConfig) -> list[FeatureFile]:
     """Write the feature cache of a run that is missing, and check the rest; nothing is trained."""
-    progress = as_maker(progress)
     if config.data.features is None:
         raise ConfigError(
             "data.features is not set, so the run reads images; set data.features.folder"
         )
-    return _features(config, _prepare(config, progress), progress)
+    return _features(config, _prepare(config))
 
 
 class _Prepared(NamedTuple):
@@ -282,7 +276,7 @@ class _Prepared(NamedTuple):
     """Weights of a model on the meta device; None if the model has them."""
 
 
-def _prepare(config: PretrainConfig, progress: ProgressMaker) -> _Prepared:
+def _prepare(config: PretrainConfig) -> _Prepared:
     """Open the sources, obtain the tokenizer, and build the model with its initial weights."""
     world = DistributedContext.current()
     sources = open_sources(config.data.sources)
@@ -292,7 +286,7 @@ def _prepare(config: PretrainConfig, progress: ProgressMaker) -> _Prepared:
     source = None
     if config.init_from is not None:
         source = load_coca(config.init_from, device="cpu", prepack=False)
-    processor = _processor(config, source, sources, progress)
+    processor = _processor(config, source, sources)
     torch.manual_seed(config.seed)
     fitted = fitted_config(config.model, source, processor.tokenizer)
     initial = None
@@ -328,9 +322,7 @@ def _prepare(config: PretrainConfig, progress: ProgressMaker) -> _Prepared:
     return _Prepared(sources, processor, model, facts, initial)
 
 
-def _features(
-    config: PretrainConfig, prepared: _Prepared, progress: ProgressMaker
-) -> list[FeatureFile]:
+def _features(config: PretrainConfig, prepared: _Prepared) -> list[FeatureFile]:
     """Obtain the feature files of the run; none if it reads images."""
     return features_of_run(
         config.data,
@@ -339,32 +331,27 @@ def _features(
         prepared.processor.image,
         config.train,
         device=config.device,
-        progress=progress,
     )
 
 
 def _processor(
-    config: PretrainConfig, source: TorchPredictor | None, sources: Sources, progress: ProgressMaker
+    config: PretrainConfig, source: TorchPredictor | None, sources: Sources
 ) -> Processor:
     if source is not None:
         tokenizer: TextTokenizer = source.processor.tokenizer
-        caption_words = extend_caption_words(
-            config.run, sources, source.processor, config.loss, progress=progress
-        )
+        caption_words = extend_caption_words(config.run, sources, source.processor, config.loss)
     else:
         tokenizer = obtain_tokenizer(
             config.run,
             sources,
             config.tokenizer,
             vocab_size=config.model.text.vocab_size,
-            progress=progress,
         )
         caption_words = obtain_caption_words(
             config.run,
             sources,
             tokenizer,
             common=config.tokenizer.common_words(),
-            progress=progress,
         )
     if config.class_words is not None:
         nouns = load_nouns(config.class_words)

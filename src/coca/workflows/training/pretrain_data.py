@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import CocaError, ConfigError, DataError
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import progress_bar
 from coca.data.loading.batches import Stage
 from coca.data.loading.feature_file import FeatureFile
 from coca.data.loading.loader import Loader, LoaderConfig
@@ -188,14 +188,13 @@ def train_tokenizer(
     *,
     vocab_size: int,
     config: TokenizerConfig,
-    progress: ProgressMaker = silent,
 ) -> Tokenizer:
     """Train a tokenizer on all texts of the sources: captions, keywords, labels and answers.
 
     Texts are inserted into their templates.
     """
     total = min(sum(len(source) for _, source in sources), TOKENIZER_SAMPLES)
-    with progress("reading captions", total) as bar:
+    with progress_bar("reading captions", total) as bar:
 
         def texts() -> Iterator[str]:
             for text in _texts(sources):
@@ -246,7 +245,6 @@ def obtain_tokenizer(
     config: TokenizerConfig,
     *,
     vocab_size: int,
-    progress: ProgressMaker = silent,
 ) -> Tokenizer:
     """Load the run's tokenizer, or train it and save it in the run directory.
 
@@ -257,9 +255,7 @@ def obtain_tokenizer(
 
     def learn() -> None:
         if not (path.exists() and has_checkpoint(run)):
-            tokenizer = train_tokenizer(
-                sources, vocab_size=vocab_size, config=config, progress=progress
-            )
+            tokenizer = train_tokenizer(sources, vocab_size=vocab_size, config=config)
             run.mkdir(parents=True, exist_ok=True)
             tokenizer.save(path)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from coca.core.config.frozen_config import Config
 from coca.core.errors import CocaError, ConfigError, DataError, did_you_mean
 from coca.core.files.atomic import atomic_folder, read_json, write_json
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import progress_bar, progress_maker, show_progress, silent
 from coca.data.loading.loader import Loader, LoaderConfig
 from coca.data.sources.source import SourceConfig
 from coca.model.checkpoint import step_name
@@ -121,14 +121,12 @@ class RunEvaluation:
         loader: LoaderConfig,
         micro_batch: int | None,
         finished: Callable[[Mapping[str, Tensor]], AnyCoCa],
-        progress: ProgressMaker = silent,
     ) -> None:
         """Open the held-out sources; nothing is evaluated."""
         self.every = config.every
         self._config, self._run, self._processor = config, run, processor
         self._finished = finished
         self._world = DistributedContext.current()
-        self._progress = progress if self._world.is_main else silent
         self._sources = open_sources(config.sources)
         size = config.batch_size or (micro_batch or 0) * self._world.size or loader.batch_size
         self._loader = loader.replace(batch_size=self._fitted(size))
@@ -148,6 +146,11 @@ class RunEvaluation:
 
         A task or a batch that fails is logged, and the run continues without its scores.
         """
+        # Bars of its own within the bar of the training.
+        with show_progress(progress_maker() if self._world.is_main else silent):
+            return self._evaluated(trainer)
+
+    def _evaluated(self, trainer: Trainer[Any]) -> dict[str, float]:
         scores = self._validate(trainer) if self._sources else {}
         is_main, config = self._world.is_main, self._config
         if config.tasks or config.captions:
@@ -198,7 +201,7 @@ class RunEvaluation:
         batches = islice(loader, count)
         # Some losses draw classes or sentences: the same at each evaluation.
         torch.manual_seed(self._world.rank)
-        with trainer.averaged(), self._progress("validation", count) as bar:
+        with trainer.averaged(), progress_bar("validation", count) as bar:
             for _ in range(count):
                 batch, error = None, None
                 try:
@@ -231,7 +234,7 @@ class RunEvaluation:
         for name, task in tasks:
             assert cached is not None, "a rank with a task has the model"
             try:
-                result = TASKS.get(task.task)(cached, task, progress=self._progress)
+                result = TASKS.get(task.task)(cached, task)
             except CocaError as error:
                 problems.append(f"{name} is left out: {error}")
             else:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from coca.core.errors import DataError
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import progress_bar
 from coca.data.loading.text import keywords_of, templates_of, texts_of
 from coca.model.checkpoint import has_checkpoint
 from coca.processing.caption_words import CAPTION_WORDS_FILE, CaptionWords, words_of
@@ -29,7 +29,6 @@ def obtain_caption_words(
     tokenizer: TextTokenizer,
     *,
     common: Iterable[str] = (),
-    progress: ProgressMaker = silent,
 ) -> CaptionWords | None:
     """Collect the words of the sources as `find_caption_words`, and save them in the run's folder.
 
@@ -40,7 +39,7 @@ def obtain_caption_words(
 
     def look() -> CaptionWords | None:
         if not (path.exists() and has_checkpoint(run)):
-            found = find_caption_words(sources, tokenizer, common=common, progress=progress)
+            found = find_caption_words(sources, tokenizer, common=common)
             if found is None:
                 path.unlink(missing_ok=True)
                 return None
@@ -56,8 +55,6 @@ def extend_caption_words(
     sources: Sources,
     processor: Processor,
     loss: LossConfig,
-    *,
-    progress: ProgressMaker = silent,
 ) -> CaptionWords | None:
     """Return the words of a pretrained model and those of the texts that it is trained on.
 
@@ -68,7 +65,7 @@ def extend_caption_words(
     known = processor.caption_words
     if known is None or not loss.captioning_weight:
         return known
-    found = obtain_caption_words(run, sources, processor.tokenizer, progress=progress)
+    found = obtain_caption_words(run, sources, processor.tokenizer)
     return None if found is None else known | found
 
 
@@ -77,7 +74,6 @@ def find_caption_words(
     tokenizer: TextTokenizer,
     *,
     common: Iterable[str] = (),
-    progress: ProgressMaker = silent,
 ) -> CaptionWords | None:
     """Collect the words of all texts that captions are learned from.
 
@@ -91,7 +87,7 @@ def find_caption_words(
     step = -(-total // TOKENIZER_SAMPLES)
     counts: Counter[str] = Counter()
     correct: set[str] = set()
-    with progress("looking for words", total) as bar:
+    with progress_bar("looking for words", total) as bar:
         for config, source in sources:
             for template in templates_of(config):
                 correct.update(words_of(template.replace("{}", " ")))
