@@ -103,6 +103,7 @@ test-wheel: $(DEV) ## Build the wheel, install it alone into an empty environmen
 	$(BIN)/python -m hatchling build --target wheel --directory .venv-wheel/dist
 	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check "$$(ls .venv-wheel/dist/*.whl)[serve]"
 	.venv-wheel/bin/python -I tests/installed_wheel.py
+	.venv-wheel/bin/python -I tests/promises.py
 
 # Playwright keeps an event loop in its process; token ids need files of tiktoken (`make test-clients`).
 test-sold: $(SOLD) ## Run what README sells: the page's main walk, export, both runtimes, openai, commands, extras
@@ -142,6 +143,7 @@ test-lowest: ## Run a small example with the lowest versions that pyproject.toml
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check \
 		--constraint .venv-lowest/constraints.txt --editable '.[data,hub,milvus-lite,report,serve,train,video,vqa]'
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python tests/lowest.py smoke
+	.venv-lowest/bin/python tests/promises.py
 
 fuzz: $(FUZZ) ## Fuzz the readers of images and tars for FUZZ_SECONDS=300; findings are in runs/fuzz
 	OMP_NUM_THREADS=1 .venv-fuzz/bin/python tests/fuzz_untrusted.py runs/fuzz -max_total_time=$(FUZZ_SECONDS)

@@ -32,7 +32,6 @@ FIRST = ("README.md", "index.md", "data.md", "training.md", "indexing.md", "sear
 LEFT_OUT = {
     r"--format onnx": "needs the extra onnx",
     r"recordings": "runs in `make test-experimental`",
-    r"--model exported": "runs in `make test-runtime`",
     r"siglip2": "fetches weights of a gigabyte",
     r"--ocr": "needs the extra ocr",
     r"frozen.encoder": "needs weights of a package that no command installs",

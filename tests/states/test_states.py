@@ -1,14 +1,9 @@
-"""The promises of the program, in each state that people are in.
+"""The promises of the program (tests/promises.py), in each state that people are in.
 
 A state changes a home, photos in a folder that the default model indexed without captions, or how
-commands run there. The promises are the same in all of them:
-
-1. A search finds what photos show.
-2. An edit that was acknowledged stays.
-3. A photo that is added is found after the next index run, and nothing else changes.
-
-A command may refuse what is impossible in a state, such as writing to a full disk, with one
-sentence that names the cause; what was there before stays.
+commands run there. The promises are the same in all of them. A command may refuse what is
+impossible in a state, such as writing to a full disk, with one sentence that names the cause; what
+was there before stays. The newest libraries are those of this environment.
 """
 
 import json
@@ -16,10 +11,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -27,17 +23,13 @@ from PIL import Image
 
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
-from coca.demo.run import write_photos
 from limited_disk import limited_disk
-from server_process import serving
+from promises import Home, ask_all, write_home
+from server_process import ServerProcess, serving
 
 pytestmark = pytest.mark.slow
 
-DOGS, CARS = ("Old English sheepdog", "Bernese mountain dog", "Pomeranian"), ("sports car", "jeep")
-OTHERS = ("pizza", "daisy", "goose", "canoe", "church", "espresso", "umbrella", "electric guitar")
-ADDED = "jeep"
-"""What the photo shows that is added."""
-DISK_MB = 24
+DISK_MB, GREEDY_THREADS = 24, 20
 
 WITHOUT_TORCH = """
 import importlib.machinery, sys
@@ -50,82 +42,25 @@ main()
 """
 
 
-@dataclass(frozen=True)
-class Home:
-    """A folder with `photos` and a SQLite file, and how commands run there."""
-
-    folder: Path
-    dogs: Sequence[str]
-    """File names of the photos of dogs."""
-    before: Sequence[str] = ()
-    """What the command line begins with, in place of `python -m coca`."""
-    environment: dict[str, str] = field(default_factory=dict)
-    photos: str = "photos"
-    """Name of the folder of photos."""
-    refused: str = ""
-    """Part of the sentence that refuses to write; empty: writing is possible."""
-    wrong: Sequence[str] = ()
-    """File names of photos that a search for a dog finds first for a reason of its own."""
-
-    def run(self, *words: str, code: int = 0) -> str:
-        """Run a command in a process of its own, and return what it printed."""
-        done = subprocess.run(
-            [*(self.before or (sys.executable, "-m", "coca")), *words],
-            cwd=self.folder,
-            env=os.environ | {"COCA_URI": "home.db"} | self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == code, done.stderr
-        return done.stderr if code else done.stdout
-
-    def search(self, *words: str) -> list[dict[str, Any]]:
-        """Search, best hit first."""
-        return list(json.loads(self.run("search", *words, "--json")))
-
-    def write(self, *words: str) -> bool:
-        """Run a command that writes; return whether it was acknowledged."""
-        if not self.refused:
-            self.run(*words)
-            return True
-        (line,) = self.run(*words, "--quiet", code=1).splitlines()
-        assert self.refused in line, line
-        return False
-
-    def records(self) -> dict[str, dict[str, Any]]:
-        """Return all hits by their file names."""
-        return {Path(hit["path"]).name: hit for hit in self.search("thing", "-k", "100")}
-
-
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """The home before it is indexed; the photo to add is next to the folder of photos."""
-    folder = tmp_path_factory.mktemp("home")
-    (folder / "photos").mkdir()
-    dogs, taken = [], dict.fromkeys((*DOGS, *CARS, *OTHERS), 0)
-    for path, photo in write_photos(tmp_path_factory.mktemp("demo")):
-        if taken.get(photo.shows, 2) < 2:
-            is_added = photo.shows == ADDED and not taken[ADDED]
-            target = folder / f"added{path.suffix}" if is_added else folder / "photos" / path.name
-            shutil.copyfile(path, target)
-            taken[photo.shows] += 1
-            dogs += [path.name] if photo.shows in DOGS else []
-    return Home(folder, dogs)
+    """The home before it is indexed."""
+    return write_home(tmp_path_factory.mktemp("template") / "home")
 
 
 @contextmanager
 def few_captions(home: Home, _: Path) -> Iterator[Home]:
     others = sorted(home.records().keys() - set(home.dogs))
-    for name, text in zip(others, ("Grandma knitting", "Our trip to Rome"), strict=False):
-        home.run("caption", f"photos/{name}", "--set", text)
-    yield home
+    texts = {"Grandma knitting": others[0], "Our trip to Rome": others[1]}
+    for text, name in texts.items():
+        home.edit(name, text)
+    yield replace(home, texts=texts)
 
 
 @contextmanager
 def wrong_tag(home: Home, _: Path) -> Iterator[Home]:
     wrong = min(home.records().keys() - set(home.dogs))
-    home.run("caption", f"photos/{wrong}", "--set", "tags=dog")
+    home.edit(wrong, "tags=dog")
     yield replace(home, wrong=[wrong])
 
 
@@ -153,6 +88,58 @@ def another_editor(home: Home, _: Path) -> Iterator[Home]:
 def beside_a_service(home: Home, folder: Path) -> Iterator[Home]:
     with serving("--uri", str(home.folder / "home.db"), cache=folder / "cache"):
         yield home
+
+
+@dataclass(frozen=True)
+class ServedHome(Home):
+    """A home that one key searches and edits by the service; `coca index` writes next to it."""
+
+    service: ServerProcess | None = None
+    key: str = ""
+
+    def send(self, method: str, target: str, body: Any) -> Any:
+        assert self.service is not None
+        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+        answer = self.service.request(method, target, json.dumps(body).encode(), headers)
+        assert answer.status == 200, answer.body
+        return answer.json()
+
+    def search(self, text: str, *options: str) -> list[dict[str, Any]]:
+        limit = int(options[options.index("-k") + 1]) if "-k" in options else 10
+        return list(self.send("POST", "/v1/search", {"text": text, "limit": limit})["hits"])
+
+    def edit(self, name: str, value: str) -> bool:
+        tags = value.removeprefix("tags=")
+        change = {"tags": [tags]} if tags != value else {"caption": value}
+        self.send("PATCH", f"/v1/items/{self.records()[name]['id']}", change)
+        return True
+
+
+@contextmanager
+def one_greedy_key(home: Home, folder: Path) -> Iterator[Home]:
+    """Another key asks for captions, searches and thumbnails in as many threads as it may."""
+    keys = {name * 32: {"name": name, "writable": name == "a"} for name in "ab"}
+    (folder / "keys.json").write_text(json.dumps(keys))
+    options = ("--uri", str(home.folder / "home.db"), "--show-paths")
+    with serving(*options, "--keys", str(folder / "keys.json"), cache=folder / "cache") as service:
+        anna, greedy = (ServedHome(**vars(home), service=service, key=name * 32) for name in "ab")
+        ids, ended, answers = [hit["id"] for hit in anna.search("thing")], Event(), []
+
+        def ask() -> None:
+            while not ended.is_set():
+                answers.append(len(greedy.search("a photo of a thing", "-k", "100")))
+                answers.append(len(greedy.send("POST", "/v1/caption", {"id": ids[0]})))
+
+        threads = [Thread(target=ask) for _ in range(GREEDY_THREADS)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield anna
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
+        assert len(answers) > 2 * GREEDY_THREADS
 
 
 @contextmanager
@@ -210,6 +197,7 @@ STATES: list[State] = [
     wrong_tag,
     another_editor,
     beside_a_service,
+    one_greedy_key,
     full_disk,
     photo_of_100_megapixels,
     no_network,
@@ -225,43 +213,4 @@ def test_the_promises_are_kept(state: State, template: Home, tmp_path: Path) -> 
     shutil.copytree(template.folder, home.folder)
     home.run("index", "photos", "--no-captions")
     with state(home, tmp_path) as changed:
-        a_search_finds_what_photos_show(changed)
-        an_acknowledged_edit_stays(changed)
-        an_added_photo_is_found_and_nothing_else_changes(changed)
-
-
-def a_search_finds_what_photos_show(home: Home) -> None:
-    hits = home.search("dog")
-    names = [Path(hit["path"]).name for hit in hits]
-    first = len(home.dogs) + len(home.wrong)
-    assert set(home.dogs) <= set(names[:first])
-    assert all(hit["likely"] for hit in hits[:first])
-    reasons = [hit["reason"] for hit, name in zip(hits, names, strict=True) if name in home.wrong]
-    assert reasons == ["tag: dog"] * len(home.wrong)
-
-
-def an_acknowledged_edit_stays(home: Home) -> None:
-    edited, *others = home.dogs
-    captions = {name: home.records()[name]["caption"] for name in others}
-    texts = ("our dog Rex", "our dog Bella", "tags=garden")
-    written = [home.write("caption", f"{home.photos}/{edited}", "--set", it) for it in texts]
-    records = home.records()
-    assert written == [not home.refused] * 3
-    assert records[edited]["caption"] == ("our dog Bella" if not home.refused else "")
-    assert records[edited]["tags"] == (["garden"] if not home.refused else [])
-    assert {name: records[name]["caption"] for name in others} == captions
-
-
-def an_added_photo_is_found_and_nothing_else_changes(home: Home) -> None:
-    before = home.records()
-    (added,) = home.folder.glob("added.*")
-    # A full disk has no space for a copy.
-    added.rename(home.folder / home.photos / added.name)
-    if home.write("index", home.photos, "--no-captions"):
-        hits = home.search("jeep")
-        assert {added.name} <= {Path(hit["path"]).name for hit in hits if hit["likely"]}
-    after = home.records()
-    assert after.keys() - before.keys() == ({added.name} if not home.refused else set())
-    assert {name: after[name]["id"] for name in before} == {
-        name: hit["id"] for name, hit in before.items()
-    }
+        ask_all(changed)
