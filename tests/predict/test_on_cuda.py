@@ -77,7 +77,7 @@ def test_openclips_model_embeds_and_writes_what_it_does_on_the_cpu(kind: str) ->
 
 def assert_alike(found: Any, wanted: Any) -> None:
     """Captions and labels are the same, and numbers differ in the last digits of fp32."""
-    if isinstance(wanted, str | int):
+    if isinstance(wanted, str | int | None):
         assert found == wanted
     elif isinstance(wanted, float | np.ndarray | torch.Tensor):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)

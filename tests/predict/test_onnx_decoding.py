@@ -88,7 +88,7 @@ def test_captions_equal_those_of_torch(
         prompts=prompts,
         decoding=decoding,
         constraint=constraint,
-        probabilities=None if likely is None else torch.from_numpy(likely),
+        probabilities=likely,
     )
     state = DecoderState(
         torch_decoder(model, heads=heads, head_size=size),

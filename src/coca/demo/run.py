@@ -213,10 +213,10 @@ def demo(
     if images is None:
         lead += (
             f" The photos are of Flickr (CC BY 2.0, {CHANGES}); {CREDITS} next to them links each "
-            "to its page. Their captions are by the model, and no search reads them. No photo "
-            "shows the last two queries."
+            "to its page. Their captions are by the model, and no search reads them; where it is "
+            "not certain, there is a noun or nothing. No photo shows the last two queries."
         )
-    texts = [caption.text for caption in captions]
+    texts = [caption.certain() or "(not certain)" for caption in captions]
     sections = _sections(by_text, by_image, dict(zip(shown, texts, strict=True)))
     write_atomic(report, render("CoCa on your images", lead, sections).encode())
     return DemoResult(uri, collection, report, shown[0], len(paths))

@@ -223,9 +223,11 @@ class CoCaModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             )
         own = None if processor is None else processor.processor
         pixels, likely = pixel_values.to(self.dtype), None
-        if own is not None and own.names_classes:
+        if own is not None and own.class_nouns:
             encoded = self.coca.encode(pixels)
-            tokens, likely = self.coca.pool_tokens(encoded), encoded.probabilities
+            tokens = self.coca.pool_tokens(encoded)
+            if encoded.probabilities is not None:
+                likely = encoded.probabilities.float().cpu().numpy()
         else:
             tokens = self.coca.image_tokens(pixels)
         found = generate(

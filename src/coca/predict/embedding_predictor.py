@@ -51,7 +51,7 @@ class EmbeddingPredictor(Predictor):
         self, images: Sequence[UInt8[np.ndarray, "3 _ _"]]
     ) -> Float32[np.ndarray, "N E"]:
         """Compute one unit-norm embedding per output of `prepare_image`, all in one batch."""
-        return self._encode_images(self._joined(images))
+        return self._short(self._encode_images(self._joined(images)))
 
     @abstractmethod
     def _image_features(self, pixels: Any) -> Float32[np.ndarray, "B E"]:
@@ -62,10 +62,10 @@ class EmbeddingPredictor(Predictor):
         """Compute text features of any length."""
 
     def _encode_images(self, pixels: Any) -> Float32[np.ndarray, "B E"]:
-        return self._short(normalized(self._image_features(pixels)))
+        return normalized(self._image_features(pixels))
 
     def _encode_texts(self, tokens: Sequence[str]) -> Float32[np.ndarray, "B E"]:
-        return self._short(normalized(self._text_features(tokens)))
+        return normalized(self._text_features(tokens))
 
     def _tokens(self, texts: Sequence[str]) -> list[str]:
         """Check the texts; the library tokenizes them, each batch to its own length."""

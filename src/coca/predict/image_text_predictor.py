@@ -157,7 +157,7 @@ class ImageTextPredictor(EmbeddingPredictor):
         starts = range(0, len(order), TEXT_GROUP)
         groups = [[tokens[row] for row in order[at : at + TEXT_GROUP]] for at in starts]
         features = np.concatenate([self._text_features(group) for group in groups])
-        return self._short(normalized(features[np.argsort(order)]))
+        return normalized(features[np.argsort(order)])
 
 
 def as_array(features: Float[Tensor, "B E"]) -> Float32[np.ndarray, "B E"]:

@@ -27,6 +27,9 @@ from coca.processing.image_file import ImageInput
 
 logger = logging.getLogger(__name__)
 
+CERTAIN = 0.85
+"""Least certainty of a generated caption that is shown and indexed by default."""
+
 T = TypeVar("T")
 
 # Images in any format and texts, one or many.
@@ -149,12 +152,14 @@ class SeenImages:
 
     tokens: Any
     """Image tokens, an array or a tensor of B x Q x C."""
-    probabilities: Any = None
-    """Of the classes of the image encoder's own classifier, B x K, for the words of captions."""
+    probabilities: Float[ndarray, "B K"] | None = None
+    """Of the classes of the image encoder's own classifier, for the words of captions."""
+    embeddings: Float[ndarray, "B E"] | None = None
+    """In all dimensions, of length 1; None if nothing reads them."""
 
     def __getitem__(self, rows: Sequence[int]) -> "SeenImages":
-        likely = self.probabilities
-        return SeenImages(self.tokens[rows], None if likely is None else likely[rows])
+        rest = (self.probabilities, self.embeddings)
+        return SeenImages(self.tokens[rows], *(None if it is None else it[rows] for it in rest))
 
 
 @dataclass(frozen=True)
@@ -177,8 +182,17 @@ class Caption:
     """Key by which the captions of an image are sorted. In beam search it is the score, less the
     penalties of the logits processors, divided by (number of tokens) ** `length_penalty`. For
     samples it is the score."""
+    certainty: float | None = None
+    """Probability that the first noun is right, 0 to 1. None: unknown, since the model lacks nouns,
+    the caption has a prompt, or it describes a clip. See `coca.predict.certainty`."""
+    noun: str = ""
+    """The most special noun that the image encoder's classifier is sure of; empty without one."""
     error: str = ""
     """Error message of an image that was skipped; its text is empty and its scores are NaN."""
+
+    def certain(self, least: float = CERTAIN) -> str:
+        """Return the text if its certainty is unknown or at least `least`, else the sure noun."""
+        return self.text if self.certainty is None or self.certainty >= least else self.noun
 
 
 _SPACES_BEFORE_MARKS = re.compile(r"(?<!\s)\s+(?=[.,;:!?](?:\s|$)|(?:n't|'(?:s|m|d|re|ve|ll))\b)")

@@ -4,7 +4,8 @@
     predictor.embed_images(["cat.jpg"]) @ predictor.embed_texts(["a cat", "a dog"]).T
 
 Dimensions: M texts scored against B images of a batch, T tokens of a text, S side of an image
-(pixels), E shared embedding, Q image tokens, C their width.
+(pixels), E shared embedding, D its dimensions before it is shortened, Q image tokens, C their
+width.
 """
 
 import importlib
@@ -42,6 +43,7 @@ from coca.predict.onnx_beam_search import beam_search
 from coca.predict.onnx_decoder import Decoder, DecoderState
 from coca.predict.onnx_scoring import score_captions, scored_lengths
 from coca.predict.predictor import Predictor
+from coca.processing.class_words import ClassNoun
 from coca.processing.image_file import ImageInput, reading_threads
 from coca.processing.preprocess import (
     ImageSettings,
@@ -175,6 +177,10 @@ class OnnxPredictor(Exported):
     """An exported model with a decoder, for inference."""
 
     @property
+    def class_nouns(self) -> tuple[ClassNoun, ...]:
+        return self._text_tokens.class_nouns
+
+    @property
     def context_length(self) -> int:
         tower = self._tower_tokens
         return self._text.context_length if tower is None else tower.settings.context_length
@@ -193,7 +199,8 @@ class OnnxPredictor(Exported):
             return super().embed_texts(texts)
         batches = self._batches(as_texts(texts), "embedding texts")
         ids = (self._tower_tokens.encode([*map(whole, batch)])[0] for batch in batches)
-        return self._stacked([row for batch in ids for row in self._encode_texts(batch)])
+        encoded = (self._short(self._encode_texts(batch)) for batch in ids)
+        return self._stacked([row for batch in encoded for row in batch])
 
     def prepare_image(self, image: ImageInput) -> UInt8[np.ndarray, "3 S S"]:
         return square(image, self.image_settings)
@@ -233,33 +240,32 @@ class OnnxPredictor(Exported):
     def _decoder(self) -> Decoder:
         return Decoder(self._session("cross"), self._session("decoder"), self.manifest)
 
-    def _encode_images(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float32[np.ndarray, "B E"]:
-        return self._short(_in_parts(self._vision_graph, ("image_embeds",), pixels)[0])
-
-    @property
-    def _token_outputs(self) -> tuple[str, ...]:
-        """Outputs of the image encoder for captions."""
-        names = self._text_tokens.names_classes
-        return ("image_tokens", "class_probabilities") if names else ("image_tokens",)
+    def _encode_images(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float32[np.ndarray, "B D"]:
+        return _in_parts(self._vision_graph, ("image_embeds",), pixels)[0]
 
     def _image_tokens(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> SeenImages:
-        return SeenImages(*_in_parts(self._tokens_graph, self._token_outputs, pixels))
+        return self._seen(self._tokens_graph, pixels)[1]
 
     def _encode_images_and_tokens(
         self, pixels: UInt8[np.ndarray, "B 3 S S"]
-    ) -> tuple[Float32[np.ndarray, "B E"], SeenImages]:
+    ) -> tuple[Float32[np.ndarray, "B D"], SeenImages]:
         if self._tokens_graph is not self._vision_graph:
             # An int8 model: its captions need image tokens in float32.
             return self._encode_images(pixels), self._image_tokens(pixels)
-        outputs = ("image_embeds", *self._token_outputs)
-        embeddings, *seen = _in_parts(self._vision_graph, outputs, pixels)
-        return self._short(embeddings), SeenImages(*seen)
+        return self._seen(self._vision_graph, pixels)
+
+    def _seen(
+        self, graph: Any, pixels: UInt8[np.ndarray, "B 3 S S"]
+    ) -> tuple[Float32[np.ndarray, "B D"], SeenImages]:
+        likely = ("class_probabilities",) if self.class_nouns else ()
+        vectors, tokens, *rest = _in_parts(graph, ("image_embeds", "image_tokens", *likely), pixels)
+        return vectors, SeenImages(tokens, next(iter(rest), None), vectors)
 
     def _tokens(self, texts: Sequence[str]) -> Int64[np.ndarray, "B T"]:
         return self._text_tokens.encode(texts)
 
-    def _encode_texts(self, tokens: Int64[np.ndarray, "B T"]) -> Float32[np.ndarray, "B E"]:
-        return self._short(self._text_graph.run(None, {"input_ids": tokens})[0])
+    def _encode_texts(self, tokens: Int64[np.ndarray, "B T"]) -> Float32[np.ndarray, "B D"]:
+        return self._text_graph.run(None, {"input_ids": tokens})[0]
 
     def _encode_prompt(self, text: str) -> list[int]:
         return self._text_tokens.encode_prompt(text)

@@ -2,12 +2,15 @@
 
 A subclass computes one batch, and raises an `UnsupportedError` for an operation that it lacks.
 
-Dimensions: N images or texts, M texts scored against N images, B batch, E shared embedding,
-K labels, S side of an image (pixels).
+Dimensions: N images or texts, M texts scored against N images, B batch, E shared embedding, D its
+dimensions before it is shortened, K labels, S side of an image (pixels).
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from itertools import islice
 from typing import Any, Literal, TypeVar, Unpack
 
 import numpy as np
@@ -21,8 +24,10 @@ from coca.model.generation.generation_config import (
     GenerationConfig,
     GenerationOptions,
 )
+from coca.predict.certainty import PEOPLE, CaptionJudge
 from coca.predict.image_reading import BEFORE_WORD, ImageReading, read_words
 from coca.predict.inputs import (
+    CERTAIN,
     Caption,
     OnError,
     Prediction,
@@ -41,6 +46,7 @@ from coca.predict.inputs import (
 )
 from coca.predict.prompts import PROMPTS, Templates, class_means, log_mean_likelihoods, sentences_of
 from coca.predict.short_vectors import shortened
+from coca.processing.class_words import ClassNoun
 from coca.processing.image_file import ImageInput
 from coca.processing.preprocess import ImageSettings
 
@@ -108,6 +114,11 @@ class Predictor(ABC):
     def class_vectors(self) -> Float32[ndarray, "K E"] | None:
         """Unit vectors of the classes that the image encoder adds to embeddings; None without."""
         return None
+
+    @property
+    def class_nouns(self) -> tuple[ClassNoun, ...]:
+        """Nouns of the image encoder's classes, and words for people; empty without."""
+        return ()
 
     @property
     def answers_questions(self) -> bool:
@@ -190,7 +201,8 @@ class Predictor(ABC):
 
         def work(chosen: Sequence[ImageInput], numbers: Sequence[int]) -> list[ndarray]:
             batches = self._read_ahead(chosen, "embedding images")
-            return [row for pixels in batches for row in self._encode_images(pixels)]
+            encoded = (self._short(self._encode_images(pixels)) for pixels in batches)
+            return [row for batch in encoded for row in batch]
 
         return self._stacked(
             self._per_image(
@@ -204,14 +216,18 @@ class Predictor(ABC):
 
     def embed_prepared(self, images: Sequence[UInt8[ndarray, "3 S S"]]) -> Float32[ndarray, "N E"]:
         """Compute one unit-norm embedding per output of `prepare_image`, all in one batch."""
-        return self._encode_images(self._from_squares(np.stack(list(images))))
+        return self._short(self._encode_images(self._from_squares(np.stack(list(images)))))
 
     def embed_and_caption(
-        self, images: Sequence[UInt8[ndarray, "3 S S"]]
+        self, images: Sequence[UInt8[ndarray, "3 S S"]], *, certainty: float = CERTAIN
     ) -> tuple[Float32[ndarray, "N E"], list[str]]:
         """Compute embedding and caption of each output of `prepare_image`, encoding it once.
 
         Equal to `embed_prepared`, and to `caption` with its defaults, in batches of `batch_size`.
+
+        Args:
+            images: Outputs of `prepare_image`.
+            certainty: Least certainty of a caption; below it, see `Caption.certain`.
 
         Raises:
             UnsupportedError: The model has no decoder.
@@ -220,17 +236,16 @@ class Predictor(ABC):
         for start in range(0, len(images), self.batch_size):
             squares = np.stack(images[start : start + self.batch_size])
             vectors, seen = self._encode_images_and_tokens(self._from_squares(squares))
-            rows += list(vectors)
-            written = self._generate(seen, [begun] * len(squares), GenerationConfig(), None)
-            texts += [caption_of(best, begun, self._decode).text for best in written]
+            rows += list(self._short(vectors))
+            written = self._write(seen, [begun] * len(squares), GenerationConfig(), None)
+            texts += [best.certain(certainty) for best in written]
         return self._stacked(rows), texts
 
     def embed_texts(self, texts: str | Iterable[str]) -> Float32[ndarray, "N E"]:
         """Compute one unit-norm embedding per text; a single text is a list of one."""
         batches = self._batches(as_texts(texts), "embedding texts")
-        return self._stacked(
-            [row for batch in batches for row in self._encode_texts(self._tokens(batch))]
-        )
+        encoded = (self._short(self._encode_texts(self._tokens(batch))) for batch in batches)
+        return self._stacked([row for batch in encoded for row in batch])
 
     def caption(
         self,
@@ -278,9 +293,8 @@ class Predictor(ABC):
                 for rows, wanted in expand_positions(here, self.batch_size):
                     begun = [prompts[numbers[position]] for position in wanted]
                     drawn = pixels[rows] if decoding.sampled else None
-                    written = self._generate(seen[rows], begun, decoding, drawn)
-                    for position, best, prefix in zip(wanted, written, begun, strict=True):
-                        captions[position] = caption_of(best, prefix, self._decode)
+                    written = self._write(seen[rows], begun, decoding, drawn)
+                    captions |= zip(wanted, written, strict=True)
             return [captions[position] for position in range(len(chosen))]
 
         return self._per_image(
@@ -297,8 +311,8 @@ class Predictor(ABC):
         """Score words and, if `captioned`, generate a caption; raises the errors of `caption`."""
         seen = self._image_tokens(self._from_squares(self.prepare_image(image)[None]))
         begun = self._encode_prompt("")
-        written = self._generate(seen, [begun], GenerationConfig(), None) if captioned else []
-        caption = "".join(caption_of(best, begun, self._decode).text for best in written)
+        written = self._write(seen, [begun], GenerationConfig(), None) if captioned else []
+        caption = "".join(best.text for best in written)
         tokens = self._tokens([BEFORE_WORD, *(f"{BEFORE_WORD} {word}" for word in words)])
         both = seen[[0, 0]].tokens
         both[1] = 0
@@ -466,20 +480,21 @@ class Predictor(ABC):
         """Convert outputs of `prepare_image` to pixels."""
 
     @abstractmethod
-    def _encode_images(self, pixels: Any) -> Float32[ndarray, "B E"]: ...
+    def _encode_images(self, pixels: Any) -> Float32[ndarray, "B D"]:
+        """Compute embeddings in all D dimensions, as the next methods."""
 
     @abstractmethod
     def _image_tokens(self, pixels: Any) -> SeenImages: ...
 
     @abstractmethod
-    def _encode_images_and_tokens(self, pixels: Any) -> tuple[Float32[ndarray, "B E"], SeenImages]:
+    def _encode_images_and_tokens(self, pixels: Any) -> tuple[Float32[ndarray, "B D"], SeenImages]:
         """Compute `_encode_images` and `_image_tokens`, in one pass where the model can."""
 
     @abstractmethod
     def _tokens(self, texts: Sequence[str]) -> Any: ...
 
     @abstractmethod
-    def _encode_texts(self, tokens: Any) -> Float32[ndarray, "B E"]: ...
+    def _encode_texts(self, tokens: Any) -> Float32[ndarray, "B D"]: ...
 
     @abstractmethod
     def _encode_prompt(self, text: str) -> list[int]: ...
@@ -509,6 +524,42 @@ class Predictor(ABC):
         """Reject options that the subclass does not support."""
 
     # Shared by the methods above.
+
+    def _write(
+        self,
+        seen: SeenImages,
+        prompts: Sequence[list[int]],
+        decoding: GenerationConfig,
+        pixels: Any,
+    ) -> list[Caption]:
+        """Generate captions, and judge those without a prompt."""
+        written = self._generate(seen, prompts, decoding, pixels)
+        captions = [
+            caption_of(each, prompt, self._decode)
+            for each, prompt in zip(written, prompts, strict=True)
+        ]
+        if seen.probabilities is None or seen.embeddings is None or self._judge is None:
+            return captions
+        rows = [row for row, prompt in enumerate(prompts) if len(prompt) == 1]  # only [BOS]
+        listed = [(row, one) for row in rows for one in (captions[row], *captions[row].others)]
+        if not listed:
+            return captions
+        of, each = [row for row, _ in listed], [one for _, one in listed]
+        texts = self._encode_texts(self._tokens([one.text for one in each]))
+        judged = iter(self._judge.judged(each, seen.probabilities[of], seen.embeddings[of], texts))
+        for row in rows:
+            best, *others = islice(judged, 1 + len(captions[row].others))
+            captions[row] = replace(best, others=tuple(others))
+        return captions
+
+    @cached_property
+    def _judge(self) -> CaptionJudge | None:
+        if not self.class_nouns:
+            return None
+        people = self._encode_texts(self._tokens([PEOPLE]))[0]
+        return CaptionJudge(
+            self.class_nouns, people, is_common=lambda word: len(self.leading_ids(word, 2)) == 1
+        )
 
     def _per_image(
         self,

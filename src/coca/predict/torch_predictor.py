@@ -48,6 +48,7 @@ from coca.predict.inputs import (
 )
 from coca.predict.predictor import Predictor
 from coca.predict.short_vectors import normalized
+from coca.processing.class_words import ClassNoun
 from coca.processing.image_file import ImageInput
 from coca.processing.processor import Processor
 
@@ -111,6 +112,10 @@ class TorchPredictor(Predictor):
         return normalized(self.model.class_branch.vectors.detach().cpu().numpy())
 
     @property
+    def class_nouns(self) -> tuple[ClassNoun, ...]:
+        return self.processor.class_nouns
+
+    @property
     def answers_questions(self) -> bool:
         head = self.model.config.head
         return head is not None and head.reads == "text"
@@ -131,7 +136,7 @@ class TorchPredictor(Predictor):
     def embed_clips(self, clips: Sequence[Sequence[ImageInput]]) -> Float32[ndarray, "N E"]:
         return self._stacked(
             [
-                self._encode_images(self._placed(self.processor.images(clip))[None])[0]
+                self._short(self._encode_images(self._placed(self.processor.images(clip))[None]))[0]
                 for (clip,) in self._batches(clips, "embedding clips", size=1)
             ]
         )
@@ -220,30 +225,32 @@ class TorchPredictor(Predictor):
         return self.processor.image.normalize(pixels).to(self.model.log_scale.dtype)
 
     @torch.inference_mode()
-    def _encode_images(self, pixels: Float[Tensor, "B *F 3 S S"]) -> Float32[ndarray, "B E"]:
-        return self._short(self.model.encode_image(pixels).float().cpu().numpy())
+    def _encode_images(self, pixels: Float[Tensor, "B *F 3 S S"]) -> Float32[ndarray, "B D"]:
+        return self.model.encode_image(pixels).float().cpu().numpy()
 
     @torch.inference_mode()
     def _image_tokens(self, pixels: Float[Tensor, "B *F 3 S S"]) -> SeenImages:
-        if self.processor.names_classes:
+        if self.class_nouns:
             return self._encode_images_and_tokens(pixels)[1]
         return SeenImages(self.model.image_tokens(pixels))
 
     @torch.inference_mode()
     def _encode_images_and_tokens(
         self, pixels: Float[Tensor, "B *F 3 S S"]
-    ) -> tuple[Float32[ndarray, "B E"], SeenImages]:
+    ) -> tuple[Float32[ndarray, "B D"], SeenImages]:
         encoded = self.model.encode(pixels)
         embeddings, tokens = self.model.pool(encoded)
-        seen = SeenImages(tokens, encoded.probabilities)
-        return self._short(embeddings.float().cpu().numpy()), seen
+        vectors = embeddings.float().cpu().numpy()
+        likely = encoded.probabilities
+        known = None if likely is None else likely.float().cpu().numpy()
+        return vectors, SeenImages(tokens, known, vectors)
 
     def _tokens(self, texts: Sequence[str]) -> Int[Tensor, "B T"]:
         return self.processor.texts(texts).to(self._device)
 
     @torch.inference_mode()
-    def _encode_texts(self, tokens: Int[Tensor, "B T"]) -> Float32[ndarray, "B E"]:
-        return self._short(self.model.encode_text(tokens).float().cpu().numpy())
+    def _encode_texts(self, tokens: Int[Tensor, "B T"]) -> Float32[ndarray, "B D"]:
+        return self.model.encode_text(tokens).float().cpu().numpy()
 
     def _encode_prompt(self, text: str) -> list[int]:
         return self.processor.tokenizer.encode_prompt(text)

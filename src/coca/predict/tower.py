@@ -281,7 +281,7 @@ class TowerPredictor(TorchPredictor):
 
     @torch.inference_mode()
     def _encode_images(self, pixels: Float[Tensor, "B 3 S S"]) -> Float32[ndarray, "B E"]:
-        return self._short(normalized(as_array(self.tower.image_features(pixels))))
+        return normalized(as_array(self.tower.image_features(pixels)))
 
     def _encode_images_and_tokens(
         self, pixels: Float[Tensor, "B 3 S S"]

@@ -24,6 +24,7 @@ from PIL import Image
 from coca.core.errors import ConfigError, ModelError
 from coca.core.extras import require
 from coca.processing.caption_words import CAPTION_WORDS_FILE, CaptionWords, WordChoice
+from coca.processing.class_words import ClassNoun
 from coca.processing.image_file import ImageInput, read_image, trim_border
 from coca.processing.tokenizer_file import (
     decode_ids,
@@ -176,9 +177,9 @@ class TextTokens:
         return self._backend.get_vocab_size()
 
     @property
-    def names_classes(self) -> bool:
-        """Whether captions prefer words of the image encoder's classes."""
-        return self._caption_words is not None and len(self._caption_words.nouns) > 0
+    def class_nouns(self) -> tuple[ClassNoun, ...]:
+        """Nouns of the image encoder's classes, which captions prefer; empty without."""
+        return () if self._caption_words is None else self._caption_words.nouns
 
     def encode(self, texts: Sequence[str]) -> Int64[np.ndarray, "B T"]:
         """Encode captions, padded to the longest; a longer one keeps its special tokens."""

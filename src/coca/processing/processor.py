@@ -15,6 +15,7 @@ from coca.core.config.frozen_config import Config, from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
 from coca.core.files.atomic import read_model_json, write_json
 from coca.processing.caption_words import CAPTION_WORDS_FILE, CaptionWords, WordChoice
+from coca.processing.class_words import ClassNoun
 from coca.processing.clip_bpe import ClipTokenizer
 from coca.processing.image import ImageConfig, ImageTransform, expect_many
 from coca.processing.image_file import ImageInput, reading_threads
@@ -71,9 +72,9 @@ class Processor:
         return self.image.config
 
     @property
-    def names_classes(self) -> bool:
-        """Whether captions prefer words of the image encoder's classes."""
-        return self.caption_words is not None and len(self.caption_words.nouns) > 0
+    def class_nouns(self) -> tuple[ClassNoun, ...]:
+        """Nouns of the image encoder's classes, which captions prefer; empty without."""
+        return () if self.caption_words is None else self.caption_words.nouns
 
     def with_image(self, image: ImageConfig) -> "Processor":
         """Return this processor with another image transform."""

@@ -66,9 +66,13 @@ class CaptioningEmbedder(PreparingEmbedder, Protocol):
         ...
 
     def embed_and_caption(
-        self, images: Sequence[Any]
+        self, images: Sequence[Any], *, certainty: float
     ) -> tuple[Float32[np.ndarray, "N E"], list[str]]:
-        """Embed preprocessed images as vectors of length 1, and generate their captions."""
+        """Embed preprocessed images as vectors of length 1, and generate their captions.
+
+        A caption whose certainty (0 to 1) is less than `certainty` is left out, or replaced by a
+        noun.
+        """
         ...
 
 

@@ -1,5 +1,9 @@
+import zipfile
+from pathlib import Path
+
 import pytest
 
+import coca
 from coca.predict.torch_loading import load_coca
 from tiny_cli import Run, RunJson
 
@@ -15,7 +19,10 @@ def test_captions_have_a_text_and_a_logarithmic_score(
     assert [entry["path"] for entry in output] == images
     for entry in output:
         (caption,) = entry["captions"]
-        assert caption.keys() == {"text", "score", "rank_score", "token_ids", "log_probabilities"}
+        assert caption.keys() == {
+            *("text", "score", "rank_score", "token_ids", "log_probabilities"),
+            *("certainty", "noun"),
+        }
         assert caption["score"] == pytest.approx(sum(caption["log_probabilities"]))
         assert len(caption["token_ids"]) <= 4
 
@@ -56,3 +63,16 @@ def test_options_that_make_no_sense_are_a_wrong_call(
     run: Run, model: str, images: list[str], options: list[str], sentence: str
 ) -> None:
     assert sentence in run("caption", *images, "-m", model, *options, code=2).stderr
+
+
+def test_an_uncertain_caption_gives_way_unless_all_are_asked_for(run: Run, tmp_path: Path) -> None:
+    with zipfile.ZipFile(Path(coca.__file__).parent / "demo" / "photos.zip") as archive:
+        (member,) = (it for it in archive.namelist() if "17df043d369008f5" in it)
+        photo = archive.extract(member, tmp_path)
+    shown = run("caption", photo, "-m", "everyday")
+    assert "fruit" in shown.stdout
+    assert "shark" not in shown.stdout
+    assert "1 of 1 captions are less than 85% certain; --all prints them" in shown.stderr
+    assert "a great white shark" in run("caption", photo, "-m", "everyday", "--all").stdout
+    asked = run("caption", photo, "-m", "everyday", "--prompt", "a photo of")
+    assert "a photo of" in asked.stdout

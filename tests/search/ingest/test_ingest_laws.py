@@ -70,7 +70,7 @@ class Captioning:
     def embed_prepared(self, images: Any) -> Any:
         return self.embed_images(images)
 
-    def embed_and_caption(self, images: Any) -> tuple[Any, list[str]]:
+    def embed_and_caption(self, images: Any, *, certainty: float) -> tuple[Any, list[str]]:
         return self.embed_images(images), [f"written for {image.decode()}" for image in images]
 
 

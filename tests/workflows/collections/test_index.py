@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from coca.core.errors import ConfigError, DataError, SearchError
 from coca.core.progress import show_progress
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
+from coca.predict.onnx_predictor import open_exported
 from coca.predict.torch_predictor import TorchPredictor
 from coca.processing.image_file import read_image
 from coca.search.ingest.ingest_report import BadImage, IngestReport
@@ -315,6 +317,7 @@ def test_an_unchanged_run_imports_no_library_of_models(
     index_images([album], model, uri=uri)
     program = f"""
 import sys
+import zipfile
 from coca.workflows.collections.index import index_images
 import coca.workflows.collections.watch, coca.server.app
 result = index_images([{str(album)!r}], lambda info: None, uri={uri!r})
@@ -357,3 +360,23 @@ def test_a_notebook_indexes_a_folder_and_adds_images(
         assert engine.search(image=Image.open(photo), limit=1)[0].path == str(photo)
         for shown in (model, store, collection, engine):
             assert " object at 0x" not in repr(shown)
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnx"])
+def test_an_uncertain_caption_is_not_stored(tmp_path: Path, uri: str, runtime: str) -> None:
+    names = {"04546cc5e537d7cd": "a barn", "17df043d369008f5": "a great white shark"}
+    with zipfile.ZipFile(Path(coca.__file__).parent / "demo" / "photos.zip") as archive:
+        for member in archive.namelist():
+            if any(name in member for name in names):
+                archive.extract(member, tmp_path / "photos")
+    model = coca.load("everyday", device="cpu") if runtime == "torch" else open_exported("everyday")
+    index_images([tmp_path / "photos"], model, uri=uri)
+    assert {text for _, text in captions(uri)} == {"a barn", "fruit"}
+    # A second run captions nothing again, with any least certainty.
+    assert index_images([tmp_path / "photos"], model, uri=uri, certainty=0.0).report.added == 0
+    every = str(tmp_path / "every.db")
+    index_images([tmp_path / "photos"], model, uri=every, certainty=0.0)
+    assert {text for _, text in captions(every)} == {*names.values()}
+    writer = str(tmp_path / "writer.db")
+    index_images([tmp_path / "photos"], model, uri=writer, captions_from=model)
+    assert {text for _, text in captions(writer)} == {"a barn", "fruit"}

@@ -52,7 +52,7 @@ def test_a_new_class_branch_starts_at_the_names_of_the_classes(
     means /= np.linalg.norm(means, axis=1, keepdims=True)
     wanted = means - means.mean(axis=0)
     np.testing.assert_allclose(branch.vectors.detach().numpy(), wanted, rtol=0, atol=1e-5)
-    assert predictor.processor.names_classes
+    assert predictor.processor.class_nouns
     tokens = model.class_tokens
     assert tokens is not None
     for own, name in zip(tokens.names.tolist(), names, strict=True):
@@ -64,7 +64,7 @@ def test_a_class_branch_is_taken_from_a_model_that_has_one(images: Path, tmp_pat
     first = pretrain(branched(images, tmp_path / "first"))
     config = branched(images, tmp_path / "second")
     second = pretrain(config.replace(init_from=str(first.model), class_words=None))
-    assert load_coca(second.model).processor.names_classes
+    assert load_coca(second.model).processor.class_nouns
     one, other = (load_file(it.model / "model.safetensors") for it in (first, second))
     torch.testing.assert_close(one["class_branch.vectors"], other["class_branch.vectors"])
 

@@ -36,6 +36,9 @@ def caption(
             "temperature=0.8; may be repeated (docs/captions.md).",
         ),
     ] = None,
+    uncertain: Annotated[
+        bool, typer.Option("--all", help="Print captions that the model is not certain of, too.")
+    ] = False,
     edits: Annotated[
         list[str] | None,
         typer.Option(
@@ -61,10 +64,14 @@ def caption(
     With --set and --undo, nothing is generated: the records of the images in the collection are
     corrected, and searches find them by the new text.
 
-    The score is the log-likelihood of the caption, in nats: 0 is certain. Several captions of an
+    Certainty is the probability that the first noun of a caption is right; a dash if the model has
+    none. An uncertain caption is replaced by a noun of which the model is sure, or by nothing,
+    unless --all, --prompt or several captions are asked for. The score is the log-likelihood of the
+    caption, in nats: 0 is the highest. Several captions of an
     image are sorted by their rank score. In beam search it is the score, less the penalties of the
     constraints, divided by (number of tokens) ** length_penalty; when sampling it is the score.
-    With --out FILE, each caption is a row: path, rank, caption, score, rank_score.
+    With --out FILE, each caption is a row, certain or not: path, rank, caption, score, rank_score,
+    certainty, noun.
     """
     if edits or undo:
         target = CollectionOptions(uri=uri, collection=collection, token=token, model=model)
@@ -83,7 +90,10 @@ def caption(
     if out is not None:
         images.check_out(out)
     paths = images.find(files, videos=True)
+    from coca.predict.inputs import CERTAIN
     from coca.predict.video import caption_files
+
+    least = 0.0 if uncertain or several else CERTAIN
 
     predictor = defaults.load_model(model, execution)
     outcomes = images.work_through(
@@ -92,20 +102,39 @@ def caption(
         batch_size=predictor.batch_size,
         title="captioning",
     )
+    good = [it for it in outcomes if not isinstance(it, images.Bad)]
+    if unsure := sum(it.certain(least) != it.text for it in good):
+        console.note(
+            f"{unsure:,} of {len(good):,} captions are less than {CERTAIN:.0%} certain; --all "
+            "prints them"
+        )
     images.print_outcomes(
         console,
         paths,
         outcomes,
-        columns=["caption", *(["rank score"] if several else []), "score", "path"],
-        right=["rank score", "score"],
+        columns=["caption", "certainty", *(["rank score"] if several else []), "score", "path"],
+        right=["certainty", "rank score", "score"],
         rows=lambda path, best: [
-            [one.text, *([f"{one.rank_score:.3f}"] if several else []), f"{one.score:.2f}", path]
+            [
+                one.certain(least) or "-",
+                "-" if one.certainty is None else f"{one.certainty:.2f}",
+                *([f"{one.rank_score:.3f}"] if several else []),
+                f"{one.score:.2f}",
+                path,
+            ]
             for one in (best, *best.others)
         ],
         entry=lambda best: {"captions": [_entry(one) for one in (best, *best.others)]},
         out=out,
         records=lambda best: [
-            {"rank": rank, "caption": one.text, "score": one.score, "rank_score": one.rank_score}
+            {
+                "rank": rank,
+                "caption": one.text,
+                "score": one.score,
+                "rank_score": one.rank_score,
+                "certainty": one.certainty,
+                "noun": one.noun,
+            }
             for rank, one in enumerate((best, *best.others), start=1)
         ],
     )
@@ -142,6 +171,8 @@ def _entry(caption: "Caption") -> dict[str, Any]:
         "text": caption.text,
         "score": caption.score,
         "rank_score": caption.rank_score,
+        "certainty": caption.certainty,
+        "noun": caption.noun,
         "token_ids": list(caption.token_ids),
         "log_probabilities": list(caption.log_probabilities),
     }

@@ -61,7 +61,7 @@ class ClapPredictor(OwnTokenizer):
         self, images: Sequence[Float32[np.ndarray, "C _ _"]]
     ) -> Float32[np.ndarray, "N E"]:
         """Compute one unit-norm embedding per output of `prepare_image`, all in one batch."""
-        return self._encode_images(self._joined(images))
+        return self._short(self._encode_images(self._joined(images)))
 
     def _joined(self, images: Sequence[np.ndarray]) -> Float32[np.ndarray, "B C _ _"]:
         return np.stack(images)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -26,7 +27,7 @@ def generate(
     decoding: GenerationConfig | None = None,
     constraint: WordConstraint | None = None,
     images: Sequence[int] | None = None,
-    probabilities: Float[Tensor, "B K"] | None = None,
+    probabilities: Float[np.ndarray, "B K"] | None = None,
 ) -> list[list[GeneratedSequence]]:
     """Generate captions of a batch of images.
 
@@ -66,8 +67,7 @@ def generate(
     state, read_ids = DecoderState(model, image_tokens, prompts), torch.tensor(read, device=device)
     guide = None
     if constraint is not None and probabilities is not None and decoding.beams > 1:
-        likely = probabilities.float().cpu().numpy()
-        guide = constraint.guide(likely, width=len(model.vocabulary_weight))
+        guide = constraint.guide(probabilities, width=len(model.vocabulary_weight))
     processors = LogitsProcessors(decoding, text, constraint, guide)
     if decoding.beams == 1:
         return sample(

@@ -169,7 +169,7 @@ def write_files(
         settings = predictor.processor.image_config.settings(resampler="pillow")
         processor = predictor.processor
         graphs = graphs_of(
-            predictor.model, processor.image_config, with_classes=processor.names_classes
+            predictor.model, processor.image_config, with_classes=bool(processor.class_nouns)
         )
     else:
         assert tower is not None

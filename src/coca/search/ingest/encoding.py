@@ -33,6 +33,7 @@ class Encoder:
         embedder: The model, or a function that loads it.
         info: Collection of the vectors, whose model it must be.
         captions: Whether captions are generated; also with a captioner.
+        certainty: Least certainty of the captions of the embedder, 0 to 1.
         captioner: Model that generates them; default: the embedder, if it can.
 
     Attributes:
@@ -45,10 +46,12 @@ class Encoder:
         info: CollectionInfo,
         *,
         captions: bool = False,
+        certainty: float = 0.0,
         captioner: Captioner | None = None,
     ) -> None:
         self.captions = captions or captioner is not None
-        self._source, self._info, self._captioner = embedder, info, captioner
+        self._source, self._info = embedder, info
+        self._captioner, self._certainty = captioner, certainty
         self._loaded = self._checked(embedder) if isinstance(embedder, Embedder) else None
         self._lock = threading.Lock()
 
@@ -124,7 +127,9 @@ class Encoder:
         if self._captioner is None and isinstance(embedder, CaptioningEmbedder):
             both = [key for key in good if key in captioned]
             if both:
-                found, texts = embedder.embed_and_caption([inputs[key] for key in both])
+                found, texts = embedder.embed_and_caption(
+                    [inputs[key] for key in both], certainty=self._certainty
+                )
                 vectors |= zip(both, found, strict=True)
                 captions |= zip(both, texts, strict=True)
         rest = [key for key in good if key in embedded and key not in vectors]

@@ -39,6 +39,7 @@ def ingest(
     collection: Collection,
     *,
     captions: bool = False,
+    certainty: float = 0.0,
     captioner: Captioner | None = None,
     text_reader: Captioner | None = None,
     prune: bool = False,
@@ -56,6 +57,7 @@ def ingest(
         embedder: Model of the vectors, or a function that loads it, called at the first new image.
         collection: Collection of that model's vectors.
         captions: Generate captions for images that have none.
+        certainty: Least certainty of the captions that the embedder generates, 0 to 1.
         captioner: Model that generates them; default: the embedder, if it has a decoder.
         text_reader: Reads the text inside images.
         prune: Delete the records of files that no longer exist.
@@ -63,7 +65,9 @@ def ingest(
         bad_log: Log of unreadable images.
         batch_size: Images per batch.
     """
-    encoder = Encoder(embedder, collection.info, captions=captions, captioner=captioner)
+    encoder = Encoder(
+        embedder, collection.info, captions=captions, certainty=certainty, captioner=captioner
+    )
     known = KnownRecords(sources, collection)
     files = [one for one in sources if isinstance(one, FileSource) and not one.saw_deletion]
     for top in (top for source in files for top in source.missing):

@@ -53,6 +53,10 @@ class GeneratedCaption(Body):
     """The generated text without the prompt."""
     score: float
     """Log-probability, in nats."""
+    certainty: float | None
+    """Probability that the first noun is right, 0 to 1; null with a prompt or if unknown."""
+    noun: str
+    """Noun that the model is sure of, used in place of an uncertain caption; empty without."""
 
 
 class CaptionResponse(Body):
@@ -131,7 +135,13 @@ def caption(body: CaptionRequest, tenant: CurrentTenant) -> CaptionResponse:
     (best,) = model.caption([image], prompt=body.prompt, **options)
     return CaptionResponse(
         captions=[
-            GeneratedCaption(text=one.text, completion=one.completion, score=one.score)
+            GeneratedCaption(
+                text=one.text,
+                completion=one.completion,
+                score=one.score,
+                certainty=one.certainty,
+                noun=one.noun,
+            )
             for one in (best, *best.others)
         ]
     )

@@ -233,7 +233,7 @@ def add_item(tenant: Tenant, new: NewItem) -> tuple[Record, bool]:
         read |= READ_TEXT
     caption, generated = annotation.caption, False
     if new.generate_caption and not caption:
-        caption, generated = service.model.caption([image])[0].text, True
+        caption, generated = service.model.caption([image])[0].certain(), True
     vector = service.model.embed_images([image])[0]
     text_vector = service.model.embed_texts([caption])[0] if caption.strip() else None
     metadata = {**annotation.metadata, **({NAME: new.name} if new.name else {})}

@@ -13,6 +13,7 @@ from coca.core.config.frozen_config import non_default
 from coca.core.errors import ConfigError, SearchError
 from coca.core.extras import require_installed
 from coca.data.sample import BadSample, BadSampleLog
+from coca.predict.inputs import CERTAIN
 from coca.predict.loading import load
 from coca.predict.predictor import Predictor
 from coca.predict.short_vectors import shorten
@@ -235,6 +236,7 @@ def _index_into(
             load,
             collection,
             captions=settings.captions,
+            certainty=settings.certainty,
             captioner=writer,
             text_reader=(lambda images: _text_reader()(images)) if settings.ocr else None,
             prune=settings.prune,
@@ -296,18 +298,22 @@ def _writer(settings: IndexSettings) -> Captioner | None:
     if given is None or not settings.captions:
         return None
 
-    writer = cache(lambda: captioner(load(given) if isinstance(given, str | Path) else given))
+    @cache
+    def writer() -> Captioner:
+        model = load(given) if isinstance(given, str | Path) else given
+        return captioner(model, settings.certainty)
+
     return lambda images: writer()(images)
 
 
-def captioner(predictor: Predictor) -> Captioner:
-    """Wrap a predictor as the captioner of `ingest`."""
+def captioner(predictor: Predictor, certainty: float = CERTAIN) -> Captioner:
+    """Wrap a predictor as the captioner of `ingest`; `certainty` is that of `IndexSettings`."""
     if not predictor.has_decoder:
         raise ConfigError(
             f"{predictor.source} has no decoder that writes captions; use a CoCa model for them, "
             "such as everyday"
         )
-    return lambda images: [caption.text for caption in predictor.caption(images)]
+    return lambda images: [one.certain(certainty) for one in predictor.caption(images)]
 
 
 def bad_image_log(path: Path | None, max_bad_fraction: float) -> BadLog:

@@ -29,6 +29,9 @@ class IndexSettings(Config):
     """Generate captions for images that have none."""
     captions_from: Any = None
     """Model that generates the captions; default: the model of the vectors, if it has a decoder."""
+    certainty: Fraction = 0.85
+    """Least certainty of a generated caption, 0 to 1. Below it, a noun of which the model is sure
+    takes its place, if there is one; 0 keeps all captions."""
     ocr: bool = False
     """Read the text inside images, which searches find by its words; also of images that were
     indexed without."""
@@ -58,6 +61,7 @@ class IndexOptions(TypedDict, total=False):
     token: str
     captions: bool
     captions_from: "Predictor | str | Path | None"
+    certainty: float
     ocr: bool
     prune: bool
     prune_empty: bool
