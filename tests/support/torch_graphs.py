@@ -79,7 +79,7 @@ def settings(model: AnyCoCa, processor: Processor) -> TextSettings:
 def exported(predictor: TorchPredictor, folder: Path) -> OnnxPredictor:
     """The exported form of a model; torch runs its graphs in place of ONNX Runtime."""
     model, processor = predictor.model, predictor.processor
-    graphs = {graph.name: graph for graph in graphs_of(model, processor.image_config)}
+    graphs = {graph.name: graph for graph in graphs_of(predictor)}
     _, heads, _, size = graphs["decoder"].inputs["past"][0].shape
     processor.tokenizer.save(folder / TOKENIZER_FILE)
     if processor.caption_words is not None:

@@ -11,8 +11,10 @@ from coca.release.onnx.gates import EmbeddingResult, GateResult, check, mean_rec
 PASSED = GateResult(
     images=40,
     image_source="a folder",
+    texts=40,
     min_image_cosine=0.99995,
     min_text_cosine=0.99995,
+    max_difference=1e-5,
     min_file_cosine=0.999,
     max_pixel_difference=1,
     recall=0.8,

@@ -24,7 +24,8 @@ from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.preprocess import TowerTokens
 from coca.processing.processor import Processor
 from coca.release.export import export
-from coca.release.onnx.tower_export import load_for_export, write_tower_tokenizer
+from coca.release.onnx.onnx_export import load_for_export
+from coca.release.onnx.tower_tokenizer import write_tower_tokenizer
 from tiny import seed_weights
 from tiny_image_text import (
     TEXTS,

@@ -1,25 +1,23 @@
 """Gates of an export: the exported files against torch, on images.
 
-Dimensions: N images or texts, E embedding.
+Dimensions: N images or texts, E embedding, S side of an image (pixels).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from numpy import ndarray
 
 from coca.core.errors import ModelError
 from coca.core.progress import progress_bar
 from coca.predict.inputs import Caption
-from coca.predict.onnx_predictor import open_exported
 from coca.predict.predictor import Predictor
 from coca.predict.torch_predictor import TorchPredictor
 from coca.predict.tower import TowerPredictor
 from coca.processing.image_file import ImageInput
-from coca.release.onnx.tower_export import TEXTS
+from coca.release.onnx.tower_tokenizer import TEXTS
 
 BATCHES = (1, 3, 8)
 """Batch sizes that are compared."""
@@ -39,35 +37,8 @@ MAX_PIXEL_DIFFERENCE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateResult:
-    """Differences of the exported files from torch."""
-
-    images: int
-    """Number of images."""
-    image_source: str
-    """Origin of the images."""
-    min_image_cosine: float
-    """Lowest cosine of an image's embedding to torch's, for equal pixels."""
-    min_text_cosine: float
-    """Lowest cosine of a text's embedding to torch's; the texts are the captions of the images."""
-    min_file_cosine: float
-    """Lowest cosine of an image's embedding to torch's, each with its own preprocessing."""
-    max_pixel_difference: int
-    """Largest difference of preprocessed pixels, in grey levels."""
-    recall: float
-    """Mean of recall@1, recall@5 and recall@10 of images by their captions and of captions by their
-    images, 0 to 1."""
-    torch_recall: float
-    """The same with torch."""
-    equal_greedy_captions: float
-    """Fraction of images with equal captions of greedy decoding."""
-    equal_beam_captions: float
-    """Fraction of images with equal captions of beam search."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class EmbeddingResult:
-    """Differences of exported encoders from torch, of a model without a decoder."""
+    """Differences of exported encoders from torch."""
 
     images: int
     """Number of images."""
@@ -83,6 +54,25 @@ class EmbeddingResult:
     """Largest difference of a number of an embedding."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class GateResult(EmbeddingResult):
+    """Differences of an exported captioner from torch; its texts are the captions of the images."""
+
+    min_file_cosine: float
+    """Lowest cosine of an image's embedding to torch's, each with its own preprocessing."""
+    max_pixel_difference: int
+    """Largest difference of preprocessed pixels, in grey levels."""
+    recall: float
+    """Mean of recall@1, recall@5 and recall@10 of images by their captions and of captions by their
+    images, 0 to 1."""
+    torch_recall: float
+    """The same with torch."""
+    equal_greedy_captions: float
+    """Fraction of images with equal captions of greedy decoding."""
+    equal_beam_captions: float
+    """Fraction of images with equal captions of beam search."""
+
+
 def measure_embeddings(
     exported: Predictor,
     torch: Predictor,
@@ -93,13 +83,12 @@ def measure_embeddings(
 ) -> EmbeddingResult:
     """Compare the encoders of an exported model with torch, at batch sizes 1, 3 and 8."""
     squares = [torch.prepare_image(image) for image in images]
-    expected = torch.embed_prepared(squares), torch.embed_texts(texts)
+    expected = _embed(torch, squares), torch.embed_texts(texts)
     cosines: tuple[list[float], list[float]] = ([], [])
     differences: list[float] = []
     for size in BATCHES:
         exported.batch_size = size
-        parts = [squares[start : start + size] for start in range(0, len(squares), size)]
-        found = np.concatenate([*map(exported.embed_prepared, parts)]), exported.embed_texts(texts)
+        found = _embed(exported, squares), exported.embed_texts(texts)
         for kept, own, other in zip(cosines, found, expected, strict=True):
             kept.append(_min_cosine(own, other))
             differences.append(float(np.abs(own - other).max()))
@@ -113,63 +102,53 @@ def measure_embeddings(
     )
 
 
-def measure(
-    exported: Path,
+def measure_captions(
+    exported: Predictor,
     torch: TorchPredictor,
     images: Sequence[ImageInput],
     *,
     image_source: str,
 ) -> GateResult:
-    """Compare an exported folder with torch, at batch sizes 1, 3 and 8."""
+    """Compare an exported captioner with torch, at batch sizes 1, 3 and 8."""
     same_pixels = torch
     if not isinstance(torch, TowerPredictor):
         config = torch.processor.image_config.replace(trim=False, reduced=False)
         processor = torch.processor.with_image(config)
         same_pixels = TorchPredictor(torch.model, processor, fingerprint=torch.fingerprint)
-    runtime = open_exported(exported, batch_size=max(BATCHES))
     # Resizing to the same size changes nothing, so both read equal pixels.
     seen, own = [], []
     with progress_bar("reading images", len(images)) as bar:
         for image in images:
             seen.append(torch.prepare_image(image).transpose(1, 2, 0))
-            own.append(runtime.prepare_image(image).transpose(1, 2, 0))
+            own.append(exported.prepare_image(image).transpose(1, 2, 0))
             bar.advance()
-    untrimmed = open_exported(exported, batch_size=max(BATCHES))
-    untrimmed.image_settings = replace(untrimmed.image_settings, trim=False, reduced=False)
+    of_files = exported.embed_images(images)
+    exported.image_settings = replace(exported.image_settings, trim=False, reduced=False)
 
     # At equal distances, since names in a folder may be sorted by subject.
     some = seen[:: -(-len(seen) // BEAM_IMAGES)]
     greedy = same_pixels.caption(seen, num_beams=1)
     beams = same_pixels.caption(some, num_beams=4)
-    # An 8-bit scale is that of a batch, so two copies of one text would differ a little.
-    texts, own_text = np.unique([caption.text for caption in greedy], return_inverse=True)
-    expected = (
-        same_pixels.embed_images(seen),
-        same_pixels.embed_texts(texts.tolist()),
-    )
-    cosines: list[tuple[float, float]] = []
     equal: list[bool] = []
     for size in BATCHES:
-        untrimmed.batch_size = size
-        found = (
-            untrimmed.embed_images(seen),
-            untrimmed.embed_texts(texts.tolist()),
-        )
-        cosines.append((_min_cosine(found[0], expected[0]), _min_cosine(found[1], expected[1])))
-        if size < max(BATCHES):
-            equal += _equal(untrimmed.caption(seen[: max(BATCHES)], num_beams=1), greedy)
-    equal += _equal(untrimmed.caption(seen, num_beams=1), greedy)
-    other_beams = untrimmed.caption(some, num_beams=4)
+        exported.batch_size = size
+        few = seen if size == max(BATCHES) else seen[: max(BATCHES)]
+        equal += _equal(exported.caption(few, num_beams=1), greedy)
+    other_beams = exported.caption(some, num_beams=4)
+    # An 8-bit scale is that of a batch, so two copies of one text would differ a little.
+    captions, own_text = np.unique([caption.text for caption in greedy], return_inverse=True)
+    texts = captions.tolist()
+    compared = measure_embeddings(
+        exported, same_pixels, seen, image_source=image_source, texts=texts
+    )
+    vectors = same_pixels.embed_images(seen)
     differences = [np.abs(a.astype(np.int16) - b).max() for a, b in zip(own, seen, strict=True)]
     return GateResult(
-        images=len(images),
-        image_source=image_source,
-        min_image_cosine=min(image for image, _ in cosines),
-        min_text_cosine=min(text for _, text in cosines),
-        min_file_cosine=_min_cosine(runtime.embed_images(images), expected[0]),
+        **vars(compared),
+        min_file_cosine=_min_cosine(of_files, vectors),
         max_pixel_difference=int(max(differences)),
-        recall=mean_recall(found[0], found[1][own_text]),
-        torch_recall=mean_recall(expected[0], expected[1][own_text]),
+        recall=mean_recall(exported.embed_images(seen), exported.embed_texts(texts)[own_text]),
+        torch_recall=mean_recall(vectors, same_pixels.embed_texts(texts)[own_text]),
         equal_greedy_captions=float(np.mean(equal)),
         equal_beam_captions=float(np.mean(_equal(other_beams, beams))),
     )
@@ -201,11 +180,19 @@ def check(result: GateResult | EmbeddingResult, precision: str) -> None:
                 f"got {result.max_pixel_difference}"
             )
     if faults:
-        texts = "" if isinstance(result, GateResult) else f" and {result.texts} texts"
         raise ModelError(
             f"nothing was written, since the {precision} files differ from torch on "
-            f"{result.images} images ({result.image_source}){texts}: {'; '.join(faults)}"
+            f"{result.images} images ({result.image_source}) and {result.texts} texts: "
+            f"{'; '.join(faults)}"
         )
+
+
+def _embed(
+    predictor: Predictor, squares: Sequence[UInt8[ndarray, "3 S S"]]
+) -> Float[ndarray, "N E"]:
+    starts = range(0, len(squares), predictor.batch_size)
+    parts = [squares[start : start + predictor.batch_size] for start in starts]
+    return np.concatenate([*map(predictor.embed_prepared, parts)])
 
 
 def _min_cosine(found: Float[ndarray, "N E"], expected: Float[ndarray, "N E"]) -> float:

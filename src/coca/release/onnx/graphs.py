@@ -29,7 +29,10 @@ from coca.core.extras import require
 from coca.model.class_coca import ClassCoCa
 from coca.model.layers.transformer import KeysAndValues
 from coca.model.openclip.openclip import AnyCoCa
+from coca.predict.image_text_predictor import ImageTextPredictor
 from coca.predict.manifest import cache_names, cross_names
+from coca.predict.torch_predictor import TorchPredictor
+from coca.predict.tower import TowerPredictor
 from coca.processing.image import ImageConfig
 from coca.processing.preprocess import ImageSettings
 
@@ -39,6 +42,8 @@ FOLDED = 64
 """Maximum number of values of a constant that is folded where weights are kept."""
 BATCH = torch.export.Dim("batch", min=1, max=4096)
 """The batch size, which is dynamic."""
+PROBES = ("a photo of a dog", "two people on a beach at sunset, Red car 1965")
+"""Texts with which the graphs of other libraries' models are traced."""
 
 
 class Pixels(nn.Module):
@@ -80,6 +85,32 @@ class Text(nn.Module):
 
     def forward(self, input_ids: Int64[Tensor, "B T"]) -> Float[Tensor, "B E"]:
         return self.model.encode_text(input_ids, padded=True)
+
+
+class TowerVision(Pixels):
+    """Embedding of images by a model of another library, and the tokens for a decoder on it."""
+
+    def __init__(self, tower: ImageTextPredictor, captioner: AnyCoCa | None) -> None:
+        super().__init__(tower.image_settings)
+        self.tower, self.model, self.captioner = tower, tower.model, captioner
+
+    def forward(
+        self, pixels: UInt8[Tensor, "B 3 S S"]
+    ) -> Float[Tensor, "B E"] | tuple[Float[Tensor, "B E"], Float[Tensor, "B Q C"]]:
+        images = self.normalized(pixels)
+        embeds = nn.functional.normalize(self.tower.image_features(images), dim=-1)
+        return embeds if self.captioner is None else (embeds, self.captioner.image_tokens(images))
+
+
+class TowerText(nn.Module):
+    """Embedding of padded token ids by a model of another library."""
+
+    def __init__(self, tower: ImageTextPredictor) -> None:
+        super().__init__()
+        self.tower, self.model = tower, tower.model
+
+    def forward(self, input_ids: Tensor) -> Float[Tensor, "B E"]:
+        return nn.functional.normalize(self.tower.text_features(input_ids.long()), dim=-1)
 
 
 class Cross(nn.Module):
@@ -156,51 +187,64 @@ class Graph:
     output_names: Sequence[str]
 
 
-def graphs_of(model: AnyCoCa, image: ImageConfig, *, with_classes: bool = False) -> Iterator[Graph]:
-    """Yield the four graphs of a model in evaluation mode, with plain fp32 weights on the CPU.
+def tower_of(predictor: TorchPredictor | ImageTextPredictor) -> ImageTextPredictor | None:
+    """Return the model of another library whose embeddings a model has, if there is one."""
+    if isinstance(predictor, TowerPredictor):
+        return predictor.tower
+    return predictor if isinstance(predictor, ImageTextPredictor) else None
 
-    `with_classes` adds the class probabilities to the outputs of `vision`.
+
+def graphs_of(predictor: TorchPredictor | ImageTextPredictor) -> Iterator[Graph]:
+    """Yield the graphs of a model in evaluation mode, with plain fp32 weights on the CPU.
+
+    An image-text model without a decoder has `vision` and `text` only.
     """
-    length = torch.export.Dim("length", min=2, max=model.config.text.context_length)
-    side = image.image_size
-    pixels = torch.zeros(2, 3, side, side, dtype=torch.uint8)
+    tower = tower_of(predictor)
+    captioner = predictor.model if isinstance(predictor, TorchPredictor) else None
+    side = predictor.image_settings.image_size
+    pixels = {"pixels": torch.zeros(2, 3, side, side, dtype=torch.uint8)}
+    outputs = ["image_embeds", *["image_tokens"] * (captioner is not None)]
+    if tower is not None:
+        vision: nn.Module = TowerVision(tower, captioner)
+        text: nn.Module = TowerText(tower)
+        ids = tower.tokenize(PROBES)
+        length = None if tower.pads_to_context else tower.context_length
+    else:
+        assert isinstance(predictor, TorchPredictor)
+        model, processor = predictor.model, predictor.processor
+        with_classes = bool(processor.class_nouns)
+        vision = Vision(model, processor.image_config, with_classes=with_classes)
+        outputs += ["class_probabilities"] * with_classes
+        text, ids = Text(model), _captions(model)
+        length = model.config.text.context_length
+    axes = {0: BATCH}
+    if length is not None:
+        axes[1] = torch.export.Dim("length", min=2, max=length)
+    yield Graph("vision", vision, pixels, {"pixels": {0: BATCH}}, [*pixels], outputs)
     yield Graph(
-        "vision",
-        Vision(model, image, with_classes=with_classes),
-        {"pixels": pixels},
-        {"pixels": {0: BATCH}},
-        ["pixels"],
-        ["image_embeds", "image_tokens", *["class_probabilities"] * with_classes],
+        "text", text, {"input_ids": ids}, {"input_ids": axes}, ["input_ids"], ["text_embeds"]
     )
+    if captioner is not None:
+        with torch.no_grad():
+            tokens = captioner.image_tokens(torch.zeros(2, 3, side, side))
+        yield Graph(
+            "cross",
+            Cross(captioner),
+            {"image_tokens": tokens},
+            {"image_tokens": {0: BATCH}},
+            ["image_tokens"],
+            cross_names(captioner.config.text.multimodal_layers),
+        )
+        yield _decoder_graph(captioner, tokens)
+
+
+def _captions(model: AnyCoCa) -> Int64[Tensor, "B T"]:
+    """Return token ids of two captions, in the layout of the model."""
     text = model.config.text
     ids = torch.full((2, min(8, text.context_length)), text.pad_id)
     ids[:, 0], ids[:, 2] = text.bos_id, text.eos_id
     ids[:, 3] = getattr(text, "cls_id", text.pad_id)
-    yield Graph(
-        "text",
-        Text(model),
-        {"input_ids": ids},
-        {"input_ids": {0: BATCH, 1: length}},
-        ["input_ids"],
-        ["text_embeds"],
-    )
-    yield from decoder_graphs(model, side)
-
-
-def decoder_graphs(model: AnyCoCa, side: int) -> Iterator[Graph]:
-    """Yield the graphs `cross` and `decoder` of a model for images of `side` pixels."""
-    text = model.config.text
-    with torch.no_grad():
-        tokens = model.image_tokens(torch.zeros(2, 3, side, side))
-    yield Graph(
-        "cross",
-        Cross(model),
-        {"image_tokens": tokens},
-        {"image_tokens": {0: BATCH}},
-        ["image_tokens"],
-        cross_names(text.multimodal_layers),
-    )
-    yield _decoder_graph(model, tokens)
+    return ids
 
 
 def _decoder_graph(model: AnyCoCa, tokens: Tensor) -> Graph:

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from coca.core.errors import ConfigError
+from coca.core.errors import ConfigError, UnsupportedError
 from coca.core.files.atomic import atomic_folder, read_json, sha256_file, write_json
 from coca.core.files.formats import IMAGE_SUFFIXES
 from coca.core.progress import progress_bar
@@ -24,29 +23,29 @@ from coca.predict.manifest import (
     TOKENIZER_FILE,
     TOWER_TOKENIZER_FILE,
     Manifest,
+    is_exported,
 )
+from coca.predict.model_kinds import library_of
 from coca.predict.onnx_predictor import open_exported
+from coca.predict.open_weights import model_folder
+from coca.predict.torch_loading import load_coca
 from coca.predict.torch_predictor import TorchPredictor
+from coca.predict.tower import load_tower
 from coca.processing.caption_words import CAPTION_WORDS_FILE
 from coca.processing.clip_bpe import ClipTokenizer
 from coca.processing.image_file import ImageInput
 from coca.processing.preprocess import TextSettings, square
 from coca.processing.processor import Processor
 from coca.release.onnx.gates import (
+    BATCHES,
     EmbeddingResult,
-    GateResult,
     check,
-    measure,
+    measure_captions,
     measure_embeddings,
 )
-from coca.release.onnx.graphs import OPSET, decoder_graphs, graphs_of, translate
+from coca.release.onnx.graphs import OPSET, graphs_of, tower_of, translate
 from coca.release.onnx.quantize import QUANTIZED, quantize
-from coca.release.onnx.tower_export import (
-    load_for_export,
-    tower_graphs,
-    tower_of,
-    write_tower_tokenizer,
-)
+from coca.release.onnx.tower_tokenizer import write_tower_tokenizer
 
 # Images for the gates of an export: those of a folder, or a small drawn set.
 
@@ -104,18 +103,32 @@ CALIBRATION_IMAGES = 64
 """Number of images that give the scales of 8-bit convolutions, about."""
 
 
+def load_for_export(model: str | Path) -> TorchPredictor | ImageTextPredictor:
+    """Load a model on the CPU, without prepacked weights, whose layout is that of this CPU."""
+    if is_exported(model) or is_exported(folder := model_folder(model)):
+        raise UnsupportedError(f"{model} is an ONNX model already, and runs without torch as it is")
+    library = library_of(folder)
+    if library is None:
+        return load_coca(folder, device="cpu", prepack=False)
+    if library not in ("openclip", "transformers"):
+        raise UnsupportedError(
+            f"{model} is a model of {library}; models of OpenCLIP and transformers are exported"
+        )
+    return load_tower(folder, prepack=True)
+
+
 def export_onnx(
     model: str | Path,
     out: str | Path,
     *,
     int8: bool = False,
     images: Path | None = None,
-) -> GateResult | EmbeddingResult:
+) -> EmbeddingResult:
     """Export a model to ONNX, and compare the files with torch before they are written.
 
     Returns:
-        The measured differences, which the manifest contains as well; of embeddings alone for an
-        image-text model without a decoder.
+        The measured differences, which the manifest contains as well; a `GateResult` for a model
+        with a decoder.
 
     Raises:
         ModelError: There is no such model, or the files differ too much from torch.
@@ -137,11 +150,11 @@ def export_onnx(
             name=str(model),
             images=calibration,
         )
-        result: GateResult | EmbeddingResult
+        exported = open_exported(unfinished, batch_size=max(BATCHES))
+        result: EmbeddingResult
         if isinstance(predictor, TorchPredictor):
-            result = measure(unfinished, predictor, compared, image_source=source)
+            result = measure_captions(exported, predictor, compared, image_source=source)
         else:
-            exported = open_exported(unfinished)
             result = measure_embeddings(exported, predictor, compared, image_source=source)
         check(result, precision)
         manifest = read_json(unfinished / MANIFEST_FILE)
@@ -162,25 +175,15 @@ def write_files(
 
     Without `optimize`, graphs keep all weights as they are.
     """
-    tower = tower_of(predictor)
-    captioner = predictor.model if isinstance(predictor, TorchPredictor) else None
-    settings = predictor.image_settings
+    tower, settings = tower_of(predictor), predictor.image_settings
     if isinstance(predictor, TorchPredictor) and tower is None:
         settings = predictor.processor.image_config.settings(resampler="pillow")
-        processor = predictor.processor
-        graphs = graphs_of(
-            predictor.model, processor.image_config, with_classes=bool(processor.class_nouns)
-        )
-    else:
-        assert tower is not None
-        decoding = decoder_graphs(captioner, settings.image_size) if captioner else ()
-        graphs = chain(tower_graphs(tower, captioner), decoding)
     # Of the encoders of other libraries, convolutions stay in fp32, as with torch.
     calibration = images if precision == "int8" and tower is None else ()
     pixels = [square(image, settings) for image in calibration]
     heads = size = 0
-    with progress_bar("translating graphs", 2 if captioner is None else len(GRAPHS)) as bar:
-        for graph in graphs:
+    with progress_bar("translating graphs", len(GRAPHS) if predictor.has_decoder else 2) as bar:
+        for graph in graphs_of(predictor):
             translate(graph, folder / f"{graph.name}.onnx", optimize=optimize)
             if "past" in graph.inputs:
                 _, heads, _, size = graph.inputs["past"][0].shape

@@ -76,7 +76,7 @@ def index(
 ) -> IndexResult:
     """Index folders, images, videos, tars and tables; the function of `coca index`.
 
-        coca.index("photos", "photos.db", progress=True)
+        coca.index("photos", "photos.db")
 
     Unchanged images are neither read nor embedded again. For images in memory use
     `SearchEngine.add`.
