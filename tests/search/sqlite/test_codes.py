@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coca.search.sqlite.codes import BLOCK_ROWS, Codes, margins, products, products_of_rows
+from coca.search.sqlite.codes import BLOCK_ROWS, Codes, margins, products
 
 SIZE = 24
 
@@ -25,11 +25,26 @@ def test_the_products_of_codes_are_within_the_margins(seed: int, count: int, que
     found = products([codes], Codes.of(asked), some)
     for query, near in zip(asked, found[:, 0], strict=True):
         exact = rows[chosen].astype(np.float64) @ query.astype(np.float64)
-        rough, fine = margins(query, codes.limits[np.newaxis])
-        assert np.all(np.abs(near[chosen] - exact) <= rough)
-        close = products_of_rows([codes], query.astype(np.float64), chosen)
-        assert np.all(np.abs(close - exact) <= fine)
-        assert np.all(fine <= rough)
+        assert np.all(np.abs(near[chosen] - exact) <= margins(query, codes.limits[np.newaxis]))
+
+
+def test_scores_of_long_vectors_are_within_half_of_the_margin() -> None:
+    rng = np.random.default_rng(0)
+    for size in (64, 256, 1024):
+        centers = rng.standard_normal((9, size))
+        kinds = (
+            rng.standard_normal((BLOCK_ROWS, size)),
+            centers[rng.integers(9, size=BLOCK_ROWS)] + rng.random((BLOCK_ROWS, size)),
+            rng.standard_normal((BLOCK_ROWS, size)) ** 5,
+        )
+        for rows in kinds:
+            rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+            codes, some = Codes.of(rows), np.ones((1, BLOCK_ROWS), bool)
+            found = products([codes], Codes.of(rows[:8]), some)[:, 0]
+            for query, near in zip(rows[:8], found, strict=True):
+                exact = rows.astype(np.float64) @ query.astype(np.float64)
+                (margin,) = margins(query, codes.limits[np.newaxis])
+                assert np.abs(near - exact).max() <= margin / 2
 
 
 @given(st.integers(0, 99), st.integers(0, 40))

@@ -1,9 +1,8 @@
 """Exact search of the rows of a collection in memory: int8 codes first, then a few float32 rows.
 
-The codes of all rows give each a score with a margin, see `coca.search.sqlite.codes`. Rows that may
-be among the best are scored again by their codes and the exact query, which halves the margin. Only
-rows that may still be among the best are read in float32, about twice as many as are wanted. So the
-result equals that of a search of all float32 rows.
+The codes of all rows give each a score with a margin, see `coca.search.sqlite.codes`. Only rows
+that may be among the best are read in float32, see `coca.search.sqlite.selection`. So the result
+equals that of a search of all float32 rows, but for what `codes` says of its margin.
 
 Dimensions: N rows, B blocks of R rows, Q queries, E embedding, C candidates, K results.
 """
@@ -14,11 +13,11 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64, UInt8, UInt64
+from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8, UInt64
 
 from coca.search.ranking import NO_FLOOR, TypedQuery, above_floor, words_part
 from coca.search.search_options import GroupBy, Ranking, SearchOptions, Side
-from coca.search.sqlite.codes import BLOCK_ROWS, Codes, products
+from coca.search.sqlite.codes import BLOCK_ROWS, Codes, margins, products
 from coca.search.sqlite.selection import (
     OUT,
     SIDES,
@@ -179,13 +178,14 @@ class Scan:
             scores = products(self.codes[on], Codes.of(part), searched)
             for query, near in zip(part, scores, strict=True):
                 near += out
-                selection = self._selection(
-                    query,
-                    _BY_COSINE[on],
-                    options,
-                    reader,
+                selection = Selection(
+                    query=query,
+                    ranking=_BY_COSINE[on],
                     floor=NO_FLOOR,
+                    margins=self._margins(query),
                     counted=has_caption,
+                    groups=partial(self._groups, options.group_by),
+                    reader=reader,
                     read=(on,),
                 )
                 best = selection.best(near, options.offset + options.limit)
@@ -221,49 +221,36 @@ class Scan:
         counted = self._has_caption(GIVEN)
         floor = query.caption_floor(self.captioned)
         vector, least = np.asarray(query.vector, np.float32), options.min_score
-        codes = Codes.of(vector[np.newaxis])
-        selection = self._selection(
-            vector,
-            ranking,
-            options,
-            reader,
-            floor=floor,
-            counted=counted,
-            words=(bm25, text),
-            min_score=least,
-        )
+        codes, margin = Codes.of(vector[np.newaxis]), self._margins(vector)
         near = np.zeros(counted.shape, np.float32)
-        if selection.uses("image"):
+        if ranking.image_weight > 0 or least is not None:
             near = products(self.codes["image"], codes, searched)[0]
             if least is not None:
-                searched &= near >= least - selection.margins["image"][0][:, np.newaxis]
+                searched &= near >= least - margin["image"][:, np.newaxis]
             near *= np.float32(ranking.image_weight)
-        if selection.uses("text"):
+        if ranking.caption_weight > 0:
             caption = products(self.codes["text"], codes, searched & counted)[0]
             near += above_floor(caption, floor) * (counted * np.float32(ranking.caption_weight))
         flat = near.reshape(-1)
         flat[bm25[0]] += words_part(bm25[1], ranking)
         flat[text[0]] += ranking.text_weight * text[1]
         near += ~searched * OUT
-        return selection.best(near, options.offset + options.limit)
-
-    def _selection(
-        self,
-        query: Float32[np.ndarray, " E"],
-        ranking: Ranking,
-        options: SearchOptions,
-        reader: RowReader,
-        **parts: Any,
-    ) -> Selection:
-        return Selection(
-            query=query,
+        selection = Selection(
+            query=vector,
             ranking=ranking,
-            codes=self.codes,
-            limits=self.limits,
+            floor=floor,
+            margins=margin,
+            counted=counted,
             groups=partial(self._groups, options.group_by),
             reader=reader,
-            **parts,
+            words=(bm25, text),
+            min_score=least,
         )
+        return selection.best(near, options.offset + options.limit)
+
+    def _margins(self, query: Float32[np.ndarray, " E"]) -> dict[Side, Float64[np.ndarray, " B"]]:
+        """Return the largest difference in each block of cosines by codes and exact ones."""
+        return {side: margins(query, self.limits[side]) for side in SIDES}
 
     def _joined(self, name: str, dtype: Any) -> Any:
         joined = np.zeros((len(self.blocks), BLOCK_ROWS), dtype)

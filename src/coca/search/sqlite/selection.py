@@ -1,4 +1,7 @@
-"""Selection of the best rows of a query: bounds by codes first, then exact scores of a few rows.
+"""Selection of the best rows of a query: scores by codes first, then exact scores of a few rows.
+
+The first rows by codes are read and scored exactly. Then so is each other row whose score by codes
+and margin may reach the k-th best group of these, and the best row of its own group.
 
 Dimensions: N rows, B blocks of R rows, E embedding, C candidates, K results, G groups.
 """
@@ -6,7 +9,6 @@ Dimensions: N rows, B blocks of R rows, E embedding, C candidates, K results, G 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -15,12 +17,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt64
 from coca.search.ranking import fused_scores
 from coca.search.records import SCORE_DIGITS
 from coca.search.search_options import Ranking, Side
-from coca.search.sqlite.codes import (
-    BLOCK_ROWS,
-    Codes,
-    margins,
-    products_of_rows,
-)
+from coca.search.sqlite.codes import BLOCK_ROWS
 
 SIDES: tuple[Side, Side] = ("image", "text")
 OUT = np.float32(-1e30)
@@ -72,10 +69,8 @@ class Selection:
     ranking: Ranking
     floor: float
     """Cosine of a caption from which on it counts."""
-    codes: Mapping[Side, Sequence[Codes | None]]
-    """Codes of blocks."""
-    limits: Mapping[Side, Float32[np.ndarray, "B 2"]]
-    """Limits of these codes."""
+    margins: Mapping[Side, Float64[np.ndarray, " B"]]
+    """Largest difference in each block of cosines by codes and exact ones."""
     counted: Bool[np.ndarray, "B R"]
     """Mask of rows with a caption that counts."""
     groups: Callable[[Int64[np.ndarray, " C"]], UInt64[np.ndarray, " C"]]
@@ -88,18 +83,6 @@ class Selection:
     min_score: float | None = None
     """Minimum cosine of query and image."""
 
-    @cached_property
-    def margins(self) -> dict[Side, tuple[Float64[np.ndarray, " B"], Float64[np.ndarray, " B"]]]:
-        """Margins in each block of cosines by the codes of both, and by query and codes."""
-        return {side: margins(self.query, self.limits[side]) for side in SIDES if self.uses(side)}
-
-    def uses(self, side: Side) -> bool:
-        """Return whether scores depend on a side."""
-        ranking = self.ranking
-        if side == "text":
-            return ranking.caption_weight > 0
-        return ranking.image_weight > 0 or self.min_score is not None
-
     def best(self, near: Float32[np.ndarray, "B R"], k: int) -> Ranked:
         """Select the best row of each of the k best groups by exact scores.
 
@@ -107,83 +90,37 @@ class Selection:
             near: Scores by the codes of all rows.
             k: Number of groups.
         """
-        margin = self._margin(0)
-        least = self._reached(near, k)
-        floor = np.maximum(least - margin - _TIE, OUT / 2).astype(np.float32)
+        ranking, margins = self.ranking, self.margins
+        margin = ranking.image_weight * margins["image"] + _TIE
+        margin += ranking.caption_weight * margins["text"]
+        margin += 1e-6 * (ranking.words_weight + ranking.text_weight)
+        floor = np.maximum(self._reached(near, k) - margin, OUT / 2).astype(np.float32)
         rows = np.flatnonzero(near >= floor[:, np.newaxis])
-        groups = _Groups(self.groups(rows))
-        if len(rows) > _PART_ROWS and self.min_score is None:
-            approximate = near.reshape(-1)[rows].astype(np.float64)
-            part = margin[rows // BLOCK_ROWS]
-            may = groups.may_lead(approximate - part, approximate + part)
-            rows, groups = rows[may], groups[may]
-        lower, upper = self._bounds(rows)
-        least = max(least, groups.kth(lower, k))
-        may = (upper > -np.inf) & (upper >= least - _TIE) & groups.may_lead(lower, upper)
-        rows, groups, lower, upper = rows[may], groups[may], lower[may], upper[may]
-        # The best rows by codes are read first: then few of the others may be better.
-        first = np.sort(groups.first(np.argsort(-upper, kind="stable"))[:k])
-        parts, scores = np.empty((len(rows), 4), np.float32), np.full(len(rows), -np.inf)
-        parts[first], scores[first] = self._scored(rows[first])
-        lower[first] = scores[first]
-        may = upper >= max(least, groups.kth(scores, k)) - _TIE
-        may &= groups.may_lead(lower, upper)
-        may[first] = False
-        parts[may], scores[may] = self._scored(rows[may])
-        found = np.flatnonzero((scores > -np.inf) & (scores >= groups.kth(scores, k) - _TIE))
-        best = self._sorted(rows[found], groups[found], scores[found])[:k]
-        return Ranked(rows[found[best]], *parts[found[best]].T)
-
-    def _sorted(
-        self,
-        rows: Int64[np.ndarray, " C"],
-        groups: "_Groups",
-        scores: Float64[np.ndarray, " C"],
-    ) -> Int64[np.ndarray, " K"]:
-        """Return the position of the best row of each group, best first; ties are broken by id."""
-        rounded = [round(score, SCORE_DIGITS) for score in scores.tolist()]
-        count = Counter(rounded)
-        tied = [at for at, score in enumerate(rounded) if count[score] > 1]
-        ids = [""] * len(rows)
-        for at, id in zip(tied, self.reader.ids(rows[tied]) if tied else (), strict=True):
-            ids[at] = id
-        order = sorted(range(len(rows)), key=lambda at: (-rounded[at], ids[at]))
-        return groups.first(np.array(order, np.int64))
+        keys = self.groups(rows)
+        if self.min_score is None:
+            approximate, margin = near.reshape(-1)[rows], margin[rows // BLOCK_ROWS]
+            may = approximate + margin >= _best_of_groups(keys, approximate - margin)[0]
+            rows, keys = rows[may], keys[may]
+        parts, scores = self._scored(rows)
+        of_rows, of_groups = _best_of_groups(keys, scores)
+        least = np.partition(of_groups, -k)[-k] if len(of_groups) > k else -np.inf
+        found = np.flatnonzero((scores > -np.inf) & (scores >= np.maximum(of_rows, least) - _TIE))
+        best = found[self._sorted(rows[found], keys[found], scores[found])[:k]]
+        return Ranked(rows[best], *parts[best].T)
 
     def _reached(self, near: Float32[np.ndarray, "B R"], k: int) -> float:
-        """Return a score that k groups have at least; -inf if fewer are found."""
+        """Return an exact score that k groups have at least; -inf if few groups have any."""
         count = 2 * k
         while True:
             rows = _high_rows(near, count)
-            least = _Groups(self.groups(rows)).kth(self._bounds(rows)[0], k)
-            if least > -np.inf or len(rows) < count or count >= _PART_ROWS:
-                return least
+            order = np.argsort(-near.reshape(-1)[rows], kind="stable")
+            first = _first_of_groups(self.groups(rows), order)[: count // 2]
+            scores = np.sort(self._scored(rows[first])[1])
+            if len(scores) >= k and scores[-k] > -np.inf:
+                return float(scores[-k])
+            if len(rows) < count or count >= _PART_ROWS:
+                return -np.inf
             count *= 4
-
-    def _bounds(
-        self, rows: Int64[np.ndarray, " C"]
-    ) -> tuple[Float64[np.ndarray, " C"], Float64[np.ndarray, " C"]]:
-        """Compute the least and largest possible scores of rows, by query and codes.
-
-        The least is -inf where the minimum of the cosine may be missed, the largest where it is.
-        """
-        numbers = rows // BLOCK_ROWS
-        margin = self._margin(1)[numbers]
-        image, caption = np.zeros(len(rows)), np.zeros(len(rows))
-        for start in range(0, len(rows), _PART_ROWS):
-            part = slice(start, start + _PART_ROWS)
-            for side, scores in zip(SIDES, (image, caption), strict=True):
-                if self.uses(side):
-                    scores[part] = products_of_rows(
-                        self.codes[side], self.query.astype(np.float64), rows[part]
-                    )
-        scores = self._fused(rows, image, caption)
-        lower, upper = scores - margin, scores + margin
-        if self.min_score is not None:
-            near = self.margins["image"][1][numbers]
-            lower[image - near < self.min_score] = -np.inf
-            upper[image + near < self.min_score] = -np.inf
-        return lower, upper
 
     def _scored(
         self, rows: Int64[np.ndarray, " C"]
@@ -197,88 +134,58 @@ class Selection:
                 # have different scores.
                 vectors = self.reader.vectors(rows[part], side).astype(np.float64)
                 parts[part, SIDES.index(side)] = vectors @ self.query
-        scores = self._fused(rows, parts[:, 0], parts[:, 1])
-        if self.min_score is not None:
-            scores[parts[:, 0] < self.min_score] = -np.inf
         parts[~self.counted.reshape(-1)[rows], 1] = np.nan
-        parts[:, 2:] = self._shared(rows)
-        return parts, scores
-
-    def _fused(
-        self,
-        rows: Int64[np.ndarray, " C"],
-        image: Float[np.ndarray, " C"],
-        caption: Float[np.ndarray, " C"],
-    ) -> Float64[np.ndarray, " C"]:
-        caption = np.where(self.counted.reshape(-1)[rows], caption, np.nan)
-        return fused_scores(image, caption, self._shared(rows), self.ranking, self.floor)
-
-    def _shared(self, rows: Int64[np.ndarray, " C"]) -> Float32[np.ndarray, "C 2"]:
-        """Return BM25 and match of labels and texts of rows, 0 without."""
-        shared = np.zeros((len(rows), 2), np.float32)
-        for column, (some, values) in enumerate(self.words):
+        for column, (some, values) in enumerate(self.words, start=2):
             if len(some):
                 at = np.searchsorted(some, rows).clip(max=len(some) - 1)
-                shared[:, column] = np.where(some[at] == rows, values[at], 0)
-        return shared
+                parts[:, column] = np.where(some[at] == rows, values[at], 0)
+        image, caption = parts[:, 0], parts[:, 1]
+        scores = fused_scores(image, caption, parts[:, 2:], self.ranking, self.floor)
+        if self.min_score is not None:
+            scores[image < self.min_score] = -np.inf
+        return parts, scores
 
-    def _margin(self, step: int) -> Float64[np.ndarray, " B"]:
-        """Return the largest difference in each block of scores, by `margins`."""
-        ranking, none = self.ranking, np.zeros(len(self.limits["image"]))
-        image, caption = (
-            self.margins[side][step] if side in self.margins else none for side in SIDES
-        )
-        words = 1e-6 * (ranking.words_weight + ranking.text_weight)
-        return ranking.image_weight * image + ranking.caption_weight * caption + words
+    def _sorted(
+        self,
+        rows: Int64[np.ndarray, " C"],
+        keys: UInt64[np.ndarray, " C"],
+        scores: Float64[np.ndarray, " C"],
+    ) -> Int64[np.ndarray, " K"]:
+        """Return the position of the best row of each group, best first; ties are broken by id."""
+        rounded = [round(score, SCORE_DIGITS) for score in scores.tolist()]
+        count = Counter(rounded)
+        tied = [at for at, score in enumerate(rounded) if count[score] > 1]
+        ids = [""] * len(rows)
+        for at, id in zip(tied, self.reader.ids(rows[tied]) if tied else (), strict=True):
+            ids[at] = id
+        order = sorted(range(len(rows)), key=lambda at: (-rounded[at], ids[at]))
+        return _first_of_groups(keys, np.array(order, np.int64))
 
 
-class _Groups:
-    """The groups of candidates."""
+def _best_of_groups(
+    keys: UInt64[np.ndarray, " C"], scores: Float[np.ndarray, " C"]
+) -> tuple[Float[np.ndarray, " C"], Float[np.ndarray, " G"]]:
+    """Return the best score of the group of each row, and of each group."""
+    found, group = np.unique(keys, return_inverse=True)
+    best = np.full(len(found), -np.inf)
+    np.maximum.at(best, group, scores)
+    return best[group], best
 
-    def __init__(self, keys: UInt64[np.ndarray, " C"]) -> None:
-        """Take the key of the group of each candidate."""
-        self._keys = keys
-        found, self._group = np.unique(keys, return_inverse=True)
-        self._count = len(found)
 
-    def __getitem__(self, some: Bool[np.ndarray, " C"] | Int64[np.ndarray, " K"]) -> "_Groups":
-        """Return the groups of some candidates."""
-        return _Groups(self._keys[some])
-
-    def kth(self, scores: Float64[np.ndarray, " C"], k: int) -> float:
-        """Return the score of the best row of the k-th best group; -inf if there are fewer."""
-        return float(np.partition(self._best(scores), -k)[-k]) if self._count >= k else -np.inf
-
-    def may_lead(
-        self, lower: Float64[np.ndarray, " C"], upper: Float64[np.ndarray, " C"]
-    ) -> Bool[np.ndarray, " C"]:
-        """Return the mask of the rows that may be the best of their group."""
-        return upper >= self._best(lower)[self._group] - _TIE
-
-    def first(self, order: Int64[np.ndarray, " C"]) -> Int64[np.ndarray, " K"]:
-        """Return the first of each group in an order of all positions."""
-        at = np.full(self._count, len(order))
-        np.minimum.at(at, self._group[order], np.arange(len(order)))
-        return order[np.sort(at)]
-
-    def _best(self, scores: Float64[np.ndarray, " C"]) -> Float64[np.ndarray, " G"]:
-        best = np.full(self._count, -np.inf)
-        np.maximum.at(best, self._group, scores)
-        return best
+def _first_of_groups(
+    keys: UInt64[np.ndarray, " C"], order: Int64[np.ndarray, " C"]
+) -> Int64[np.ndarray, " G"]:
+    """Return the first of each group in an order of all positions."""
+    return order[np.sort(np.unique(keys[order], return_index=True)[1])]
 
 
 def _high_rows(near: Float32[np.ndarray, "B R"], count: int) -> Int64[np.ndarray, " C"]:
-    """Return at most `count` rows with high scores, ascending."""
+    """Return the rows with the highest scores, ascending; fewer than `count` are all."""
     best = near
     if near.size >= 8 * count * BLOCK_ROWS // _GROUPS:
         while best.shape[1] > _GROUPS:
             half = best.shape[1] // 2
             best = np.maximum(best[:, :half], best[:, half:])
     flat = best.reshape(-1)
-    rows = np.arange(len(flat)) if len(flat) <= count else np.argpartition(flat, -count)[-count:]
-    rows = rows[flat[rows] > OUT / 2]
-    if best is not near:
-        numbers, columns = np.divmod(rows, _GROUPS)
-        members = near.reshape(len(near), -1, _GROUPS)[numbers, :, columns]
-        rows = numbers * BLOCK_ROWS + members.argmax(axis=1) * _GROUPS + columns
-    return np.sort(rows)
+    least = np.partition(flat, -count)[-count] if len(flat) > count else OUT
+    return np.flatnonzero(near >= max(least, OUT / 2))
