@@ -3,12 +3,13 @@
 import json
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 import pytest
 
-from page_service import ARGUMENTS, CHROMIUM, Watch, fill_many, write_images
+from page_service import ARGUMENTS, CHROMIUM, KEY, Watch, fill_many, write_images
 from server_process import serving
 
 TIMEOUT_MS = int(os.environ.get("PAGE_TIMEOUT_MS", 600_000))
@@ -16,8 +17,8 @@ TIMEOUT_MS = int(os.environ.get("PAGE_TIMEOUT_MS", 600_000))
 
 
 @pytest.fixture(scope="session")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of `coca serve` over a small and a large collection."""
+def command(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], dict[str, str]]:
+    """Cache, arguments and environment of a service over a small and a large collection."""
     if CHROMIUM is None:
         pytest.skip("chromium is not installed: apt-get install chromium")
     pytest.importorskip("uvicorn", reason="the extra serve is not installed")
@@ -31,12 +32,28 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     uri = str(root / "images.db")
     index_images([write_images(root / "images")], predictor, uri=uri)
     fill_many(uri, "many", root / "small", predictor.fingerprint, predictor.embed_dim)
-    names = ("--collection", "pictures", "--collection", "many")
+    names = ["--collection", "pictures", "--collection", "many"]
     # The service lacks the extra `heif`.
     (root / "sitecustomize.py").write_text("import sys\nsys.modules['pillow_heif'] = None\n")
     path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = ("--uri", uri, *names, "--model", str(model))
-    with serving(*command, cache=root / "cache", environment={"PYTHONPATH": path}) as found:
+    arguments = ["--uri", uri, *names, "--model", str(model)]
+    return root / "cache", arguments, {"PYTHONPATH": path}
+
+
+@pytest.fixture(scope="session")
+def address(command: tuple[Path, list[str], dict[str, str]]) -> Iterator[str]:
+    """The address of `coca serve`."""
+    cache, arguments, environment = command
+    with serving(*arguments, cache=cache, environment=environment) as found:
+        yield found.url
+
+
+@pytest.fixture(scope="module")
+def keyed_address(command: tuple[Path, list[str], dict[str, str]]) -> Iterator[str]:
+    """The address of a service over the same collections that answers with `KEY` only."""
+    cache, arguments, environment = command
+    keys = environment | {"COCA_API_KEYS": KEY}
+    with serving(*arguments, cache=cache, environment=keys) as found:
         yield found.url
 
 
@@ -71,14 +88,14 @@ def visit(address: str, browser: Any, watch: Watch) -> Iterator[Callable[..., An
     """Open a path of the page in a fresh context of the browser."""
     contexts = []
 
-    def open_tab(path: str = "/", **options: Any) -> Any:
+    def open_tab(path: str = "/", *, at: str = address, **options: Any) -> Any:
         settings = {"viewport": {"width": 1280, "height": 800}, "accept_downloads": True} | options
         context = browser.new_context(**settings)
         contexts.append(context)
         tab = context.new_page()
         tab.set_default_timeout(TIMEOUT_MS)
         watch.follow(tab)
-        tab.goto(address + path)
+        tab.goto(at + path)
         tab.wait_for_selector("#tools button")
         return tab
 

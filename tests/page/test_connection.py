@@ -1,7 +1,9 @@
 """The page and its service: keys, limits of rate, a slow service, and one that ends."""
 
 import re
+import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ pytest.importorskip("playwright", reason="playwright is not installed: make test
 
 from playwright.sync_api import expect
 
-from page_service import Watch
+from page_service import KEY, Watch
 
 pytestmark = pytest.mark.page
 
@@ -28,65 +30,97 @@ def refuse(route: Any, status: int, **headers: str) -> None:
     route.fulfill(status=status, json={"error": error}, headers=headers)
 
 
-def with_key(tab: Any, key: str) -> None:
-    """Answer only requests with a key, as a service with keys does."""
-
-    def check(route: Any) -> None:
-        if route.request.headers.get("authorization") == f"Bearer {key}":
-            route.fallback()
-        else:
-            refuse(route, 401)
-
-    tab.route("**/v1/**", check)
-    tab.reload()
-
-
 def enter(tab: Any, key: str) -> None:
     tab.fill("#dialog-input", key)
     tab.get_by_role("button", name="Continue").click()
 
 
-def test_a_wrong_key_is_refused_in_words(visit: Visit, watch: Watch) -> None:
+def test_a_wrong_key_is_refused_in_words(visit: Visit, watch: Watch, keyed_address: str) -> None:
     watch.expected.add(401)
-    tab = visit()
-    with_key(tab, "right")
+    tab = visit(at=keyed_address)
     expect(tab.locator(".dialog")).to_have_count(1)
     expect(tab.locator(".field-error")).to_have_count(0)
     enter(tab, "wrong")
     expect(tab.locator(".field-error")).to_have_text("The service does not accept this key.")
     expect(tab.locator(".dialog")).to_have_count(1)
-    enter(tab, "right")
+    enter(tab, KEY)
     expect(tab.locator("#summary")).to_have_text("13 images")
     expect(tab.locator(".tile img.loaded").first).to_be_visible()
 
 
-def test_a_cancelled_key_can_be_entered_later(visit: Visit, watch: Watch) -> None:
+def test_a_cancelled_key_can_be_entered_later(
+    visit: Visit, watch: Watch, keyed_address: str
+) -> None:
     watch.expected.add(401)
-    tab = visit()
-    with_key(tab, "right")
+    tab = visit(at=keyed_address)
     tab.get_by_role("button", name="Cancel").click()
     expect(tab.locator("#message h2")).to_have_text("This service needs a key")
     tab.get_by_role("button", name="Enter a key").click()
-    enter(tab, "right")
+    enter(tab, KEY)
     expect(tab.locator("#summary")).to_have_text("13 images")
 
 
-def test_an_original_is_opened_and_saved_with_a_key(visit: Visit, watch: Watch) -> None:
+@pytest.fixture
+def keyed(visit: Visit, watch: Watch, keyed_address: str) -> Any:
+    """A tab of the page whose service needs a key, which was entered."""
     watch.expected.add(401)
-    tab = visit()
-    with_key(tab, "right")
-    enter(tab, "right")
+    tab = visit(at=keyed_address)
+    enter(tab, KEY)
+    expect(tab.locator(".tile img.loaded")).to_have_count(13)
+    watch.expected.clear()
+    return tab
+
+
+def test_images_of_a_service_with_keys_are_shown_opened_and_saved(
+    keyed: Any, tmp_path: Path
+) -> None:
+    tab = keyed
+    sources = tab.evaluate("[...document.querySelectorAll('.tile img')].map(img => img.src)")
+    assert all("/thumbnail?" in source for source in sources)
+    assert tab.evaluate("document.cookie") == ""
+    (cookie,) = tab.context.cookies()
+    assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Strict", "/v1")
     tab.get_by_label("a red circle", exact=True).click()
     tab.keyboard.press("i")
-    # A request of another tab passes no route of this one: the service itself has no keys.
     with tab.expect_popup() as opened:
         tab.get_by_role("link", name="Open the original").click()
-    opened.value.wait_for_url("blob:**")
     expect(opened.value.locator("img")).to_be_visible()
     assert opened.value.evaluate("[document.images[0].naturalWidth, opener]") == [300, None]
+    opened.value.close()
     with tab.expect_download() as download:
         tab.locator("dialog.item").get_by_role("button", name="Download").click()
     assert download.value.suggested_filename == "red-circle.png"
+    tab.keyboard.press("Escape")
+    for number in range(2):
+        tab.locator(".tile-check input").nth(number).click(force=True)
+    with tab.expect_download() as download:
+        tab.locator("#selection").get_by_role("button", name="Download").click()
+    download.value.save_as(tmp_path / "images.zip")
+    with zipfile.ZipFile(tmp_path / "images.zip") as archive:
+        assert archive.testzip() is None
+        assert len(archive.namelist()) == 2
+
+
+def test_images_come_back_after_their_session_has_ended(keyed: Any, watch: Watch) -> None:
+    watch.expected.add(401)
+    tab = keyed
+    tab.context.clear_cookies()
+    tab.locator(".tile-link").first.click()
+    expect(tab.locator(".item-image")).to_have_js_property("complete", True)
+    expect(tab.locator(".item-image")).not_to_have_js_property("naturalWidth", 0)
+    expect(tab.locator(".item-missing")).to_have_count(0)
+    assert len(tab.context.cookies()) == 1
+
+
+def test_an_archive_that_cannot_be_read_is_reported(visit: Visit, watch: Watch) -> None:
+    watch.expected.add(429)
+    tab = visit()
+    for number in range(2):
+        tab.locator(".tile-check input").nth(number).click(force=True)
+    tab.route("**/v1/archive", lambda route: refuse(route, 429))
+    tab.locator("#selection").get_by_role("button", name="Download").click()
+    expect(tab.locator(".toast-error")).to_contain_text("The archive cannot be read")
+    expect(tab.locator(".tile img.loaded")).to_have_count(13)
 
 
 def test_a_request_above_the_rate_is_repeated(visit: Visit, watch: Watch) -> None:

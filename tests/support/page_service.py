@@ -20,6 +20,8 @@ ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
 ]
+KEY = "a-key-of-the-tests-of-the-page-with-its-letters"
+"""Key of the service that needs one."""
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 SHAPES = ("circle", "square", "triangle")
 COLORS = ("red", "orange", "green", "blue")

@@ -34,7 +34,15 @@ from coca.server.middleware import (
 )
 from coca.server.page_files import PAGE, PageFiles
 from coca.server.places import Places
-from coca.server.routes import generation, items, mining, operations, saved_searches, search
+from coca.server.routes import (
+    downloads,
+    generation,
+    items,
+    mining,
+    operations,
+    saved_searches,
+    search,
+)
 from coca.server.routes.search import capabilities_of
 from coca.server.service import Service
 from coca.server.settings import ServerSettings
@@ -49,8 +57,7 @@ _REFRESH_S = 1.0
 _FREE_S = 30.0
 """Seconds after which free memory is returned to the system."""
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; "
-    "media-src 'self' blob:; "
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; "
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -109,7 +116,7 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
     app.add_middleware(ResponseHeaders, headers=_HEADERS)
     app.state.metrics = RequestMetrics(by_key=service.keys.are_needed)
     app.add_middleware(MeasureRequests, metrics=app.state.metrics)
-    parts = [operations, search, saved_searches, items, generation, mining]
+    parts = [operations, search, saved_searches, items, downloads, generation, mining]
     for part in parts:
         app.include_router(part.router)
     routers = [part.router for part in parts]

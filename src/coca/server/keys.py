@@ -1,10 +1,12 @@
 """Bearer keys: what a key may use, how often, how much and until when."""
 
+import hmac
 import json
 import logging
 import math
 import os
 import re
+import secrets
 import threading
 import time
 from collections import Counter
@@ -32,6 +34,8 @@ MAKE_KEY = '`python -c "import secrets; print(secrets.token_urlsafe())"`'
 _SENDABLE = re.compile(r"[!-~]+\Z")
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})\Z")
 """A key of the file as its digest: who reads the file cannot send it."""
+SESSION_S = 12 * 3600
+"""Time for which a session cookie is valid, in seconds."""
 
 
 class KeyConfig(Config):
@@ -80,8 +84,10 @@ class KeyRing:
     ) -> None:
         """Store the digests of the keys."""
         self._check, self._file, self._clock = check, file, clock
+        self._secret = secrets.token_bytes()
         self._usage: dict[str, _Usage] = {}
         self._keys: dict[bytes, KeyConfig] = {}
+        self._by_session: dict[str, KeyConfig] = {}
         self._set(keys)
         # A file that loses its last key must not open the service to everybody.
         self.are_needed = bool(keys)
@@ -94,6 +100,7 @@ class KeyRing:
             full = _Usage(max(1.0, config.rate or 0.0), self._clock())
             self._usage.setdefault(config.name, full)
         self._keys = {_stored_digest(key): config for key, config in keys.items()}
+        self._by_session = {self._sign(digest): config for digest, config in self._keys.items()}
 
     def refresh(self) -> None:
         """Read the file again if it has changed; a faulty file keeps the keys as they are."""
@@ -115,13 +122,31 @@ class KeyRing:
         """Find the key of an `Authorization` header."""
         scheme, _, key = (header or "").partition(" ")
         # The time to look up a digest says nothing about the key.
-        found = self._keys.get(_digest(key.strip()))
-        if found is None or scheme.lower() != "bearer":
-            raise ServiceError(
-                "a valid key is needed: send it as a bearer token",
-                status=401,
-                code="invalid_api_key",
-            )
+        found = self._keys.get(_digest(key.strip())) if scheme.lower() == "bearer" else None
+        return self._valid(found, "a valid key is needed: send it as a bearer token")
+
+    def session(self, header: str) -> str:
+        """Build the value of a session cookie for the key of a valid `Authorization` header."""
+        digest = _digest(header.partition(" ")[2].strip())
+        signed = f"{int(self._clock()) + SESSION_S}.{self._sign(digest)}"
+        return f"{signed}.{self._sign(signed.encode())}"
+
+    def find_session(self, cookie: str) -> KeyConfig:
+        """Find the key of a session cookie; a removed key has none."""
+        signed, _, signature = cookie.rpartition(".")
+        until, _, key = signed.partition(".")
+        expected = self._sign(signed.encode()).encode()
+        is_signed = hmac.compare_digest(signature.encode(), expected)
+        is_valid = is_signed and self._clock() < int(until)
+        found = self._by_session.get(key) if is_valid else None
+        return self._valid(found, "the session has ended: send the key to /v1/session again")
+
+    def _sign(self, content: bytes) -> str:
+        return hmac.digest(self._secret, content, "sha256").hex()
+
+    def _valid(self, found: KeyConfig | None, fault: str) -> KeyConfig:
+        if found is None:
+            raise ServiceError(fault, status=401, code="invalid_api_key")
         if found.expires is not None and self._clock() >= found.expires.timestamp():
             raise ServiceError(
                 f"the key {found.name!r} expired at {found.expires.isoformat()}",

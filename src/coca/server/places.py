@@ -3,8 +3,9 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, nullcontext, suppress
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 
 from anyio import CapacityLimiter
 from anyio.to_thread import current_default_thread_limiter
@@ -18,6 +19,8 @@ from coca.server.turns import of_key
 
 TENANT_THREADS = 20
 """Maximum number of threads of one key; further requests of it wait, and those of others do not."""
+DOWNLOADS = 4
+"""Maximum number of archives that a key reads at a time: their time depends on the client."""
 _RETRY_STOPPED_S = 10
 """Advised wait of a client whose request was ended because the service stops, in seconds."""
 _SHARE = 4
@@ -34,6 +37,7 @@ class Places:
         self._max_requests = TENANT_THREADS
         self._ends_s = math.inf
         self._of_key: dict[str, CapacityLimiter] = {}
+        self._downloads = Counter[str]()
 
     def open(self, keys: Sequence[KeyConfig], *, max_connections: int) -> None:
         """Set the size of the pool of the running event loop, and the requests of a key."""
@@ -89,6 +93,23 @@ class Places:
         finally:
             if leaves is not None:
                 leaves.cancel()
+
+    @contextmanager
+    def download(self, key: KeyConfig | None) -> Iterator[None]:
+        """Count a download of a key; one too many gets status 429."""
+        name = "" if key is None else key.name
+        if self._downloads[name] >= DOWNLOADS:
+            raise ServiceError(
+                f"{DOWNLOADS} archives are read at a time: wait for one of them to end",
+                status=429,
+                code="too_many_requests",
+                retry_after_s=10,
+            )
+        self._downloads[name] += 1
+        try:
+            yield
+        finally:
+            self._downloads[name] -= 1
 
     def _limiter(self, name: str) -> CapacityLimiter:
         limiter = self._of_key.setdefault(name, CapacityLimiter(TENANT_THREADS))

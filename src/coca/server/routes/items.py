@@ -41,7 +41,14 @@ from coca.server.collections.served_collection import ServedCollection
 from coca.server.errors import CHANGED_ERRORS, WRITE_ERRORS, ServiceError
 from coca.server.images.data_uris import read_data_uri
 from coca.server.images.uploads import SIDES
-from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant, UncountedRoute, Writer
+from coca.server.routes.tenants import (
+    CurrentTenant,
+    FileRoute,
+    KeyedRoute,
+    Tenant,
+    UncountedRoute,
+    Writer,
+)
 
 NAME = "name"
 """Key of the metadata of an upload: the name of its file."""
@@ -162,14 +169,12 @@ def fields_of(
     url = f"/v1/items/{quote(record.id, safe='')}"
     # The image of a path may change, and clients keep what a URL returned.
     query = f"?collection={quote(served.name)}&content={quote(record.content)}"
-    file = record.path.rstrip("/").rpartition("/")[2]
     moment = record.path.rpartition("#")[2] if SECONDS in record.metadata else ""
-    uploaded = tenant.service.uploads.contains(record.path)
     return {
         "id": record.id,
-        "name": str(record.metadata[NAME]) if uploaded and NAME in record.metadata else file,
+        "name": name_of(tenant, record),
         "path": record.path if tenant.service.settings.show_paths else None,
-        "uploaded": uploaded,
+        "uploaded": tenant.service.uploads.contains(record.path),
         "caption": record.caption,
         "captions": _captions(record.caption, record.metadata),
         "caption_source": record.caption_source,
@@ -188,6 +193,13 @@ def fields_of(
         "original": f"{url}/original{query}",
         "video": f"{url}/video{query}#{moment}" if moment else None,
     }
+
+
+def name_of(tenant: Tenant, record: Record | FoundHit) -> str:
+    """Return the name of an item's file; of an upload, the name that it was sent with."""
+    if NAME in record.metadata and tenant.service.uploads.contains(record.path):
+        return str(record.metadata[NAME])
+    return record.path.rstrip("/").rpartition("/")[2]
 
 
 def _captions(caption: str, metadata: Mapping[str, Any]) -> list[str]:
@@ -413,6 +425,7 @@ class _ItemId(Convertor[str]):
 register_url_convertor("item", _ItemId())
 router = APIRouter(prefix="/v1/items", tags=["items"], route_class=KeyedRoute)
 uncounted = APIRouter(route_class=UncountedRoute)
+files = APIRouter(route_class=FileRoute)
 
 Id: TypeAlias = Annotated[str, Path(min_length=1, max_length=64)]
 Named: TypeAlias = Annotated[CollectionName, Query()]
@@ -450,21 +463,22 @@ def thumbnail(
     return Response(small, media_type="image/jpeg", headers=_FRESH)
 
 
-router.include_router(uncounted)
-
-
-@router.get("/{id:path}/original", responses={200: {"content": {"image/*": {}}}})
+@files.get("/{id:path}/original", responses={200: {"content": {"image/*": {}}}})
 def original(id: Id, tenant: CurrentTenant, collection: Named = None) -> Response:
     """Return the encoded image as it is stored."""
     data = tenant.service.original(tenant.collection(collection).record(id))
     return Response(data, media_type=media_type_of(data), headers=_FRESH)
 
 
-@router.get("/{id:path}/video", responses={200: {"content": {"video/*": {}}}})
+@files.get("/{id:path}/video", responses={200: {"content": {"video/*": {}}}})
 def video(id: Id, tenant: CurrentTenant, collection: Named = None) -> FileResponse:
     """Return the video of a frame, or a `Range` of its bytes."""
     file = tenant.service.video(tenant.collection(collection).record(id))
     return FileResponse(file, headers=_FRESH)
+
+
+router.include_router(uncounted)
+router.include_router(files)
 
 
 @router.get("/{id:item}")

@@ -20,7 +20,7 @@ from coca.server.collections.served_collection import ServedCollection
 from coca.server.errors import ServiceError
 from coca.server.images.data_uris import read_data_uri
 from coca.server.keys import KeyConfig, requests_of
-from coca.server.middleware import bounded, check_values
+from coca.server.middleware import bounded, check_origin, check_values
 from coca.server.service import Service
 
 # Bodies: JSON, and forms with an image file, `curl -F image=@cat.png`.
@@ -241,6 +241,8 @@ class KeyedRoute(APIRoute):
 
     is_counted = True
     """Whether a request counts for the rate and the quota of its key."""
+    takes_cookie = False
+    """Whether it accepts the cookie of `POST /v1/session` in place of a key."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Build the handler; only endpoints with a parameter `tenant` need a key."""
@@ -251,7 +253,9 @@ class KeyedRoute(APIRoute):
         async def checked(request: Request) -> Response:
             if "tenant" not in parameters:
                 return await handle(request)
-            tenant = request.state.tenant = tenant_of(request, counted=self.is_counted)
+            tenant = request.state.tenant = tenant_of(
+                request, counted=self.is_counted, takes_cookie=self.takes_cookie
+            )
             receive, received = request.receive, None
             if body is not None:
                 if body.max_bytes is not None:
@@ -263,20 +267,44 @@ class KeyedRoute(APIRoute):
         return checked
 
 
-class UncountedRoute(KeyedRoute):
-    """Route of which a client sends dozens of requests for one that counts."""
+class FileRoute(KeyedRoute):
+    """Route that reads files only, also for images and forms of a page, which send no key."""
+
+    takes_cookie = True
+
+
+class UncountedRoute(FileRoute):
+    """Route for files that a client requests by the dozen, for one request that counts."""
 
     is_counted = False
 
 
-def tenant_of(request: Request, *, counted: bool = True) -> Tenant:
-    """Return what the key of a request may use, and count the request if `counted`."""
+def session_cookie(request: Request) -> str:
+    """Return the name of the session cookie: browsers send cookies to all ports of a host."""
+    return f"coca_session_{request.url.port or ''}"
+
+
+def tenant_of(request: Request, *, counted: bool = True, takes_cookie: bool = False) -> Tenant:
+    """Return what the key of a request may use.
+
+    Args:
+        request: Request.
+        counted: Count it for the rate and the quota of its key.
+        takes_cookie: Accept a session cookie in place of the `Authorization` header.
+    """
     service: Service = request.app.state.service
     served = tuple(service.collections)
     address = "" if request.client is None else request.client.host
     if not service.keys.are_needed:
         return Tenant(service, served, address=address)
-    key = service.keys.find(request.headers.get("authorization"))
+    header = request.headers.get("authorization")
+    cookie = request.cookies.get(session_cookie(request)) if takes_cookie else None
+    if header is None and cookie is not None:
+        # Other ports of the host are the same site to a browser, which sends them the cookie.
+        check_origin(request.headers)
+        key = service.keys.find_session(cookie)
+    else:
+        key = service.keys.find(header)
     if counted:
         service.keys.count(key)
     names = tuple(name for name in key.collections if name in served) or (

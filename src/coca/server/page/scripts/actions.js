@@ -3,9 +3,9 @@
 import { api } from "./api.js";
 import { button, h } from "./dom.js";
 import { confirmDialog, promptDialog } from "./dialogs.js";
-import { saveBlob, zipOf } from "./files.js";
+import { saveArchive, saveFile } from "./files.js";
 import { count, t } from "./language.js";
-import { announce, report, toast } from "./notices.js";
+import { report, toast } from "./notices.js";
 import { FAVOURITE, isFavourite } from "./tile.js";
 
 const MAX_IDS = 1000;
@@ -82,7 +82,7 @@ export class SelectionBar {
       all > size && button(t("Select all {images}", { images: count(all, "image") }), null, () => this.#all(), text),
       !hidden && button(t("More like these"), "like", () => this.#moreLike(), text),
       ...writes,
-      button(t("Download"), "download", (event) => this.#download(event.currentTarget), text),
+      button(t("Download"), "download", () => this.#download(), text),
       button(t("Clear the selection"), "close", () => this.selection.clear()),
     ];
     this.root.replaceChildren(...parts.filter(Boolean));
@@ -134,22 +134,12 @@ export class SelectionBar {
   }
 
   /** Save the original image, or a ZIP archive of several. */
-  async #download(pressed) {
+  async #download() {
     const items = this.selection.items();
-    pressed.disabled = true;
     try {
-      if (items.length === 1) saveBlob(await api.blob(items[0].original), items[0].name || items[0].id);
-      else {
-        const archive = await zipOf(items, (read) => {
-          const text = t("{read} of {all} images read", { read, all: items.length });
-          pressed.lastChild.textContent = text;
-          announce(text);
-        });
-        saveBlob(archive, "images.zip");
-      }
+      await (items.length === 1 ? saveFile(items[0]) : saveArchive(this.selection.ids(), this.store.state.collection));
     } catch (error) {
       report(error);
     }
-    this.draw();
   }
 }

@@ -17,8 +17,21 @@ export const urlOf = (path) => new URL(path.replace(/^\//, ""), document.baseURI
 
 export const apiKey = {
   get: () => sessionStorage.getItem(KEY) ?? "",
-  set: (value) => sessionStorage.setItem(KEY, value),
+  set: (value) => {
+    sessionStorage.setItem(KEY, value);
+    session = null;
+  },
 };
+
+/** Request of the cookie by which images, links and forms are answered, which send no key. */
+let session = null;
+
+/** Wait for the session of the key, if there is one; `stale` is a session that has ended. */
+export function openSession(stale = null) {
+  if (!apiKey.get()) return Promise.resolve();
+  if (!session || session === stale) session = send("v1/session", { method: "POST" });
+  return session;
+}
 
 const MAX_WAIT_S = 10;
 const MAX_TRIES = 6;
@@ -116,6 +129,6 @@ export const api = {
     return { item: await response.json(), isNew: response.status === 201 };
   },
   change: (body) => call("PATCH", "v1/items", body),
-  /** Read an image as a blob. */
-  blob: async (path, signal) => (await send(path, { signal, priority: "low" })).blob(),
+  /** Return the status of a file; 0 if the service does not answer. */
+  statusOf: (path) => send(path).then((response) => response.body.cancel().then(() => response.status), ({ status }) => status),
 };

@@ -3,7 +3,7 @@
 import { change, hide, showAgain } from "./actions.js";
 import { api } from "./api.js";
 import { $, button, h } from "./dom.js";
-import { saveBlob } from "./files.js";
+import { saveFile } from "./files.js";
 import { buildPanel } from "./item_panel.js";
 import { Stage } from "./item_stage.js";
 import { letterOf } from "./keyboard.js";
@@ -192,7 +192,7 @@ export class ItemView {
 
   async #download() {
     try {
-      saveBlob(await api.blob(this.item.original), this.item.name || this.item.id);
+      await saveFile(this.item);
     } catch (error) {
       report(error);
     }

@@ -3,7 +3,6 @@
 import { urlOf } from "./api.js";
 import { captionSection, textsSection } from "./correct.js";
 import { h } from "./dom.js";
-import { openFile } from "./files.js";
 import { TECHNICAL, titleOf, valueName } from "./filters.js";
 import { date, t } from "./language.js";
 
@@ -69,8 +68,7 @@ function detailsOf({ item }) {
       .filter(([key]) => !SHOWN.has(key))
       .map(([key, value]) => [titleOf(key), shownValue(value)]),
   ].filter(([, value]) => value);
-  const on = { click: (event) => openFile(event, item.original) };
-  const link = h("a", { href: urlOf(item.original), target: "_blank", rel: "noopener", on }, t("Open the original"));
+  const link = h("a", { href: urlOf(item.original), target: "_blank", rel: "noopener" }, t("Open the original"));
   return h("section", { class: "item-section", "aria-labelledby": "item-details" },
     h("h3", { id: "item-details" }, t("Details")),
     h("dl", { class: "details" }, ...rows.flatMap(([key, value]) => [h("dt", {}, key), h("dd", {}, linked(value))])),

@@ -1,14 +1,13 @@
 // Stage of an opened item: its image, which Zoom enlarges, or its video.
 
-import { api } from "./api.js";
+import { openSession, urlOf } from "./api.js";
 import { $, button, h } from "./dom.js";
 import { t } from "./language.js";
-import { report, toast } from "./notices.js";
-import { openSource, showImage, thumbnailPath } from "./thumbnails.js";
+import { toast } from "./notices.js";
+import { showImage, thumbnailPath } from "./thumbnails.js";
 import { labelOf } from "./tile.js";
 import { Zoom } from "./zoom.js";
 
-const RETRY_MS = 3000;
 /** Sides of the image before the original is there, and in place of one that no browser shows. */
 const [PREVIEW, LARGEST] = [1024, 2048];
 const UNSHOWN = /\.(heic|heif|tiff?|dng|cr2|cr3|nef|arw|raf|orf|rw2|jxl|jp2)$/i;
@@ -31,8 +30,7 @@ export class Stage {
       item.video && button(t("Play the video"), "play", () => this.play(), { class: "item-play" }),
     );
     this.image.addEventListener("load", () => this.element.classList.remove("item-missing"));
-    this.image.addEventListener("error", () => this.#explain(this.image.dataset.path));
-    showImage(this.image, thumbnailPath(item, PREVIEW));
+    showImage(this.image, thumbnailPath(item, PREVIEW), (status) => this.#explain(status));
     this.zoom = new Zoom(this.element, this.frame);
     if (Math.max(item.width, item.height) > PREVIEW) this.#showWhole();
   }
@@ -49,7 +47,8 @@ export class Stage {
     const whole = new Image();
     signal.addEventListener("abort", () => whole.removeAttribute("src"));
     try {
-      whole.src = await openSource(path, signal);
+      await openSession();
+      whole.src = urlOf(path).href;
       await whole.decode();
     } catch {
       // The preview stays.
@@ -59,7 +58,7 @@ export class Stage {
   }
 
   /** Play the video in place of its frame. */
-  async play() {
+  play() {
     const { item } = this;
     const video = h("video", {
       class: "item-image", controls: true, autoplay: true, playsinline: true, "aria-label": labelOf(item),
@@ -68,26 +67,16 @@ export class Stage {
       this.frame.replaceChildren(this.image);
       toast(t("This browser cannot play the video."), { error: true });
     });
-    try {
-      video.src = await openSource(item.video, this.#stop.signal);
-    } catch (error) {
-      report(error);
-      return;
-    }
+    video.src = urlOf(item.video).href;
     this.zoom.by(0);
     this.frame.replaceChildren(video);
     $(".item-play", this.element)?.remove();
   }
 
-  /** Say why an image is not shown. */
-  async #explain(path) {
-    const text = await api.blob(path).then(
-      () => t("The image cannot be shown."),
-      ({ status }) => t(status === 0 ? "The service does not answer" : "The image cannot be read any more."),
-    );
-    $(".item-missing-note", this.element).textContent = text;
+  /** Write why an image is not shown. */
+  #explain(status) {
+    const reasons = { 0: "The service does not answer", 200: "The image cannot be shown." };
+    $(".item-missing-note", this.element).textContent = t(reasons[status] ?? "The image cannot be read any more.");
     this.element.classList.add("item-missing");
-    if (text !== t("The service does not answer")) return;
-    setTimeout(() => this.element.isConnected && showImage(this.image, path), RETRY_MS);
   }
 }

@@ -3,7 +3,7 @@
 import { $, button, h, icon, shorten } from "./dom.js";
 import { t } from "./language.js";
 import { LOOKS_LIKE, lineOf } from "./reasons.js";
-import { dropThumbnail, showThumbnail, sideFor, thumbnailPath } from "./thumbnails.js";
+import { dropImage, showImage, sideFor, thumbnailPath } from "./thumbnails.js";
 
 /** Tag of favourites. */
 export const FAVOURITE = "favourite";
@@ -20,7 +20,7 @@ export const rankOf = (hit) => hit.rank_score ?? hit.fused_score ?? hit.score ??
 export const placeholder = () => h("li", { class: "tile tile-empty", "aria-hidden": "true" });
 
 /**
- * Build the tile of an item; `loadImage` shows its image.
+ * Build the tile of an item.
  * @param {any} item an item or a hit
  * @param {{width, height, address, strength, asked, actions}} options `strength`: rank score as a
  *   share of the best one, 0 to 1; 0 without a query. `asked`: text of the query. `actions`: open,
@@ -31,12 +31,12 @@ export function tile(item, { width, height, address, strength, asked, actions })
   // A tile shows the middle of a panorama, whose sides exceed its own.
   const ratio = item.width / item.height || 1;
   const path = thumbnailPath(item, sideFor(Math.max(width, height, height * ratio, width / ratio)));
-  const image = h("img", { alt: "", decoding: "async", draggable: "false", data: { path } });
+  const image = h("img", { alt: "", decoding: "async", draggable: "false" });
   image.addEventListener("load", () => {
     image.classList.add("loaded");
     element.classList.remove("tile-broken");
   });
-  image.addEventListener("error", () => {
+  showImage(image, path, () => {
     if (!$(".tile-broken-note", link)) link.append(h("span", { class: "tile-broken-note" }, icon("broken"), h("span", {}, t("no image"))));
     element.classList.add("tile-broken");
   });
@@ -92,15 +92,9 @@ export function tile(item, { width, height, address, strength, asked, actions })
   return element;
 }
 
-/** Load the image of a tile, if it has one. */
-export function loadImage(element) {
-  const image = element.querySelector("img");
-  if (image) showThumbnail(image);
-}
-
 /** Remove a tile from the page, and stop loading its image. */
 export function discard(element) {
   const image = element.querySelector("img");
   element.remove();
-  if (image) dropThumbnail(image);
+  if (image) dropImage(image);
 }

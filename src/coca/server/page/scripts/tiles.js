@@ -1,6 +1,6 @@
 // Tiles of the wall that are in the document.
 
-import { discard, loadImage, placeholder, rankOf, tile } from "./tile.js";
+import { discard, placeholder, rankOf, tile } from "./tile.js";
 
 export class Tiles {
   actions; addressOf; asked; selection;
@@ -50,7 +50,6 @@ export class Tiles {
       this.#shown.set(index, element);
       insertInOrder(this.list, element);
       this.#mark(element, item);
-      loadImage(element);
     }
     const setSize = blocks.complete ? blocks.length : -1;
     const drawn = [box.x, box.y, box.width, box.height, setSize, index === current].join();
