@@ -13,8 +13,12 @@ import pytest
 import torch
 
 import coca
+from coca.core.config.execution import Execution
 from coca.core.errors import ConfigError, ModelError
 from coca.model.pretrained import resolve_precision
+from coca.predict import loading
+from coca.predict.loading import load_to_index
+from coca.predict.onnx_predictor import OnnxPredictor
 from coca.predict.open_weights import model_folder
 from coca.predict.torch_loading import fingerprint, load_coca
 from coca.predict.torch_predictor import TorchPredictor
@@ -260,3 +264,24 @@ def test_auto_precision_is_the_faster_one_of_the_device(folder: Path) -> None:
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[faster]
     loaded = load_coca(folder, device="cpu", precision="auto")
     assert {weight.dtype for weight in loaded.model.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_many_images_go_to_onnx_runtime_on_the_cpu_alone(device: str | None) -> None:
+    fast = load_to_index("everyday", Execution(device=device))
+    slow = coca.load("everyday", device="cpu")
+    assert isinstance(fast, OnnxPredictor) == (
+        device == "cpu" or not torch.accelerator.is_available()
+    )
+    assert fast.fingerprint == slow.fingerprint
+    images = [np.full((64, 64, 3), level, np.uint8) for level in (0, 90, 255)]
+    np.testing.assert_allclose(fast.embed_images(images), slow.embed_images(images), atol=1e-5)
+
+
+def test_other_precisions_and_accelerators_index_with_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert isinstance(load_to_index("everyday", Execution(precision="bf16")), TorchPredictor)
+    monkeypatch.setattr(loading, "_has_accelerator", lambda: True)
+    assert isinstance(load_to_index("everyday"), TorchPredictor)
+    assert isinstance(load_to_index("everyday", Execution(device="cpu")), OnnxPredictor)

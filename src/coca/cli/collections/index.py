@@ -77,7 +77,8 @@ def index(
             # Another shipped model is refused without loading it.
             known = FINGERPRINTS.get(model, info.fingerprint)
             check_same_model(info, fingerprint=known, embed_dim=info.embed_dim)
-        return lambda: defaults.load_model(defaults.model_to_fill(model, info), execution)
+        name = defaults.model_to_fill(model, info)
+        return lambda: defaults.load_model(name, execution, to_index=True)
 
     def report_run(result: "IndexResult") -> None:
         _report(console, result, uris, where)

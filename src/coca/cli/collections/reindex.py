@@ -41,7 +41,7 @@ def reindex(
     with stores.open_store(uri, token=token) as store:
         old = store.open(collection)
         collection = old.info.collection
-        predictor = defaults.load_model(model, execution)
+        predictor = defaults.load_model(model, execution, to_index=True)
         if dimensions is not None:
             predictor = shorten(predictor, dimensions)
         own = predictor.fingerprint, predictor.embed_dim

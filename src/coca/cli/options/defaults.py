@@ -105,14 +105,23 @@ def model_to_fill(given: str | None, there: "CollectionInfo | None") -> str:
 
 
 def load_model(
-    given: str | None, execution: Execution, *, info: "CollectionInfo | None" = None
+    given: str | None,
+    execution: Execution,
+    *,
+    info: "CollectionInfo | None" = None,
+    to_index: bool = False,
 ) -> "Predictor":
-    """Load the model that the options select, with vectors as short as those of its collection."""
+    """Load the model that the options select, with vectors as short as those of its collection.
+
+    `to_index` chooses the faster runtime for many images, see `load_to_index`.
+    """
     keep_downloads_quiet(Console())
-    from coca.predict.loading import load
+    from coca.predict.loading import load, load_to_index
     from coca.workflows.collections.collection_model import fitted
 
-    return fitted(load(model_name(given), **vars(execution)), info)
+    name = model_name(given)
+    model = load_to_index(name, execution) if to_index else load(name, **vars(execution))
+    return fitted(model, info)
 
 
 def keep_downloads_quiet(console: Console) -> None:
