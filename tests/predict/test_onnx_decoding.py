@@ -1,5 +1,8 @@
 """Captions and scores of the runtime equal those of torch, for both architectures."""
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +15,8 @@ from coca.model.generation.scoring import scored_lengths as torch_lengths
 from coca.model.openclip.openclip import AnyCoCa
 from coca.predict.onnx_beam_search import beam_search
 from coca.predict.onnx_decoder import DecoderState
+from coca.predict.onnx_logits_processors import LogitsProcessors, padded_prompts
+from coca.predict.onnx_sampling import sample
 from coca.predict.onnx_scoring import score_captions, scored_lengths
 from coca.predict.torch_loading import load_coca
 from coca.processing.class_words import ClassNoun, ClassWords
@@ -55,18 +60,40 @@ def image_tokens(model: AnyCoCa) -> torch.Tensor:
         return model.image_tokens(images)
 
 
-@pytest.mark.parametrize("beams", [1, 3])
-@pytest.mark.parametrize("penalty", [0.0, 1.0])
+DECODINGS: dict[str, dict[str, Any]] = {
+    "greedy": {"num_beams": 1},
+    "greedy, by the sum": {"num_beams": 1, "length_penalty": 0.0},
+    "beams": {"num_beams": 3, "num_return_sequences": 3},
+    "beams, by the sum": {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.0},
+    "penalty, greedy": {"num_beams": 1, "repetition_penalty": 1.7},
+    "penalty, beams": {"num_beams": 3, "num_return_sequences": 3, "repetition_penalty": 1.7},
+    "no repeats": {"num_beams": 3, "no_repeat_ngram_size": 2},
+    "no token twice": {"num_beams": 1, "no_repeat_ngram_size": 1},
+    "long": {"num_beams": 3, "min_new_tokens": 6},
+    "samples": {"temperature": 1.3, "num_return_sequences": 4, "seed": 5},
+    "samples of the top": {"top_k": 5, "temperature": 2.0, "num_return_sequences": 3},
+    "samples of the nucleus": {"top_p": 0.6, "num_return_sequences": 3, "seed": 1},
+    "all": {
+        "top_k": 9,
+        "top_p": 0.8,
+        "temperature": 1.5,
+        "num_return_sequences": 3,
+        "repetition_penalty": 1.2,
+        "no_repeat_ngram_size": 2,
+        "min_new_tokens": 3,
+    },
+}
+
+
+@pytest.mark.parametrize("options", DECODINGS.values(), ids=DECODINGS)
 @pytest.mark.parametrize("constrained", ["", "words", "classes"])
 def test_captions_equal_those_of_torch(
-    case: Case, beams: int, penalty: float, constrained: str
+    case: Case, options: dict[str, Any], constrained: str
 ) -> None:
     model, text, heads, size = case
     seen = image_tokens(model)
     prompts = [[text.bos_id, *range(5, 5 + count)] for count in (0, 1, 2, 0, 1)]
-    decoding = GenerationConfig(
-        num_beams=beams, num_return_sequences=beams, length_penalty=penalty, max_new_tokens=7
-    )
+    decoding = GenerationConfig(max_new_tokens=7, **options)
     words = [[first, *range(20, 20 + length)] for first in range(8, 14) for length in range(3)]
     constraint = None
     if constrained:
@@ -82,12 +109,14 @@ def test_captions_equal_those_of_torch(
         )
         likely = np.eye(len(words), dtype=np.float32)[[3, 8, 9, 17, 2]]
         likely[1] = 0.1
+    numbers = [7, 7, 2**63, 0, 1]
     expected = generate(
         model,
         seen,
         prompts=prompts,
         decoding=decoding,
         constraint=constraint,
+        images=numbers,
         probabilities=likely,
     )
     state = DecoderState(
@@ -97,20 +126,24 @@ def test_captions_equal_those_of_torch(
         pad_id=text.pad_id,
         max_position=text.positions - 1,
     )
-    found = beam_search(
+    guide = None
+    if constraint is not None and likely is not None and decoding.beams > 1:
+        guide = constraint.guide(likely, width=state.logits.shape[2])
+    search = beam_search if decoding.beams > 1 else partial(sample, images=numbers)
+    found = search(
         state,
-        [min(7, text.max_text_tokens + 1 - len(prompt)) for prompt in prompts],
-        text,
-        num_beams=beams,
-        length_penalty=0.0 if beams == 1 else penalty,
-        constraint=constraint,
-        probabilities=likely,
+        padded_prompts(prompts),
+        processors=LogitsProcessors(decoding, text, constraint, guide),
+        decoding=decoding,
+        token_budget=np.array([min(7, text.max_text_tokens + 1 - len(it)) for it in prompts]),
+        eos_id=text.eos_id,
     )
     for ours, theirs in zip(found, expected, strict=True):
         assert [list(one.token_ids) for one in ours] == [one.token_ids for one in theirs]
         for one, other in zip(ours, theirs, strict=True):
             assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-4)
             assert one.rank == pytest.approx(other.rank, abs=1e-4)
+            assert one.ended == other.ended
 
 
 def test_scores_equal_those_of_torch(case: Case) -> None:

@@ -34,7 +34,7 @@ from coca.model.coca import CoCaOutput as Outputs
 from coca.model.generation.generate import generate
 from coca.model.generation.generation_config import GenerationConfig as CoCaGenerationConfig
 from coca.model.generation.generation_config import GenerationOptions
-from coca.model.generation.sampling import image_numbers
+from coca.model.generation.random_streams import image_numbers
 from coca.model.losses.contrastive_loss import clamp_temperature_
 from coca.model.pretrained import FORMAT_VERSION, build, build_on_meta, parse_config, write_modules
 from coca.predict.inputs import as_images, as_texts
@@ -235,7 +235,7 @@ class CoCaModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             tokens,
             decoding=decoding,
             constraint=None if own is None else own.word_constraint(decoding.words),
-            images=image_numbers(pixel_values) if decoding.sampled else None,
+            images=image_numbers(pixel_values.float().cpu().numpy()) if decoding.sampled else None,
             probabilities=likely,
         )
         rows = [

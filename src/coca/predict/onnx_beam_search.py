@@ -1,20 +1,18 @@
-"""Beam search over the exported decoder; one beam is greedy decoding.
+"""Beam search over the exported decoder.
 
 The same search as `coca.model.generation.beam_search`. Tests compare both.
 
-Dimensions: B images, K beams, k beams before the step, C candidates, V vocabulary, t tokens so far.
+Dimensions: B images, K beams, k beams before the step, C candidates, V vocabulary, P tokens of the
+longest prompt.
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from coca.model.generation.generation_config import GeneratedSequence
+from coca.model.generation.generation_config import GeneratedSequence, GenerationConfig
 from coca.predict.onnx_decoder import DecoderState
+from coca.predict.onnx_logits_processors import LogitsProcessors
 from coca.processing.class_words import guided_rank
-from coca.processing.preprocess import TextSettings
-from coca.processing.word_constraint import WordConstraint
 
 
 class _Beams:
@@ -42,62 +40,53 @@ class _Beams:
 
 def beam_search(
     state: DecoderState,
-    budgets: Sequence[int],
-    text: TextSettings,
+    prompts: Int64[np.ndarray, "B P"],
     *,
-    num_beams: int,
-    length_penalty: float,
-    constraint: WordConstraint | None = None,
-    probabilities: Float32[np.ndarray, "B classes"] | None = None,
+    processors: LogitsProcessors,
+    decoding: GenerationConfig,
+    token_budget: Int64[np.ndarray, " B"],
+    eos_id: int,
 ) -> list[list[GeneratedSequence]]:
-    """Return the finished captions of each image, best first."""
-    images = [_Beams(num_beams) for _ in budgets]
+    """Return up to `num_return_sequences` captions of each image, best first."""
+    images = [_Beams(decoding.beams) for _ in prompts]
     going = np.arange(len(images))
-    guide = None
-    if constraint is not None and probabilities is not None and len(images) and num_beams > 1:
-        guide = constraint.guide(probabilities, width=state.logits.shape[2])
-    for step in range(max(budgets, default=0)):
+    for step in range(int(token_budget.max())):
         log_ps = log_softmax(state.logits)
-        plain = log_ps.copy() if guide is not None else log_ps
-        log_ps[..., list(text.suppressed)] = -np.inf
-        if constraint is not None:
-            branches, width = log_ps.shape[1:]
-            token_ids = np.array([images[image].token_ids for image in going.tolist()], np.int64)
-            token_ids = token_ids.reshape(len(going), branches, step)
-            if guide is not None:
-                log_ps += guide.adjustments(token_ids)
-            remaining = [budgets[image] - step for image in going.tolist()]
-            states = constraint.states(token_ids.reshape(len(going) * branches, step))
-            forbidden = constraint.forbidden(
-                states, np.array(remaining, np.int64).repeat(branches), width=width
-            )
-            log_ps[forbidden.reshape(log_ps.shape)] = -np.inf
-        parents = np.zeros((len(going), num_beams), np.int64)
-        tokens = np.full((len(going), num_beams), text.eos_id, np.int64)
+        plain = log_ps.copy() if processors.rescales else log_ps
+        branches = log_ps.shape[1]
+        generated = np.array([images[image].token_ids for image in going.tolist()], np.int64)
+        generated = generated.reshape(len(going), branches, step)
+        prefix = np.repeat(prompts[going, None], branches, axis=1)
+        processors.apply_(
+            log_ps,
+            step=step,
+            token_ids=np.concatenate([prefix, generated], axis=2),
+            token_budget=token_budget[going],
+        )
+        parents = np.zeros((len(going), decoding.beams), np.int64)
+        tokens = np.full((len(going), decoding.beams), eos_id, np.int64)
         for row, image in enumerate(going.tolist()):
             beams = images[image]
             if beams.is_open:
-                is_last = step + 1 == budgets[image]
-                own = log_ps[row]
                 parents[row], tokens[row] = _advance(
                     beams,
-                    own,
-                    own if guide is None else plain[row],
+                    log_ps[row],
+                    plain[row],
                     step + 1,
-                    is_last,
-                    text.eos_id,
-                    length_penalty,
+                    step + 1 == int(token_budget[image]),
+                    eos_id,
+                    decoding.length_penalty,
+                    is_guided=processors.is_guided,
                 )
         left = np.flatnonzero([images[image].is_open for image in going])
         if not len(left):
             break
         if len(left) < len(going):
             state.keep(left)
-            if guide is not None:
-                guide.keep(left.tolist())
+            processors.keep(left)
             going, parents, tokens = going[left], parents[left], tokens[left]
         state.step(tokens, parents)
-    return [beams.finished for beams in images]
+    return [beams.finished[: decoding.num_return_sequences] for beams in images]
 
 
 def _advance(
@@ -108,10 +97,12 @@ def _advance(
     is_last: bool,
     eos_id: int,
     length_penalty: float,
+    *,
+    is_guided: bool,
 ) -> tuple[Int64[np.ndarray, " K"], Int64[np.ndarray, " K"]]:
     """Take one search step of an image; return the parent beams and their new tokens.
 
-    The search goes by `log_ps`; `plain` has those of the model, the same array without a guide.
+    The search goes by `log_ps`; `plain` has those of the model, without logits processors.
     """
     size = beams.size
     scores, parents, tokens = _top_candidates(beams.scores, log_ps, 2 * size)
@@ -123,7 +114,7 @@ def _advance(
             gained = float(plain[parent, token])
             log_probabilities = [*beams.log_ps[parent], gained]
             rank = float(score) / float(length) ** length_penalty
-            if plain is not log_ps:
+            if is_guided:
                 total = sum(log_probabilities)
                 rank = guided_rank(total, float(score) - total, float(length), length_penalty)
             beams.add(GeneratedSequence(list(ids), log_probabilities, rank, ended=bool(ended)))

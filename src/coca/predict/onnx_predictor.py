@@ -11,7 +11,7 @@ width.
 import importlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NoReturn, Unpack
 
@@ -26,6 +26,7 @@ from coca.model.generation.generation_config import (
     GenerationConfig,
     GenerationOptions,
 )
+from coca.model.generation.random_streams import image_numbers
 from coca.predict.class_vectors import read_class_vectors
 from coca.predict.embedding_predictor import EmbeddingPredictor
 from coca.predict.inputs import OnError, SampleImages, SeenImages, as_texts
@@ -41,6 +42,8 @@ from coca.predict.manifest import (
 )
 from coca.predict.onnx_beam_search import beam_search
 from coca.predict.onnx_decoder import Decoder, DecoderState
+from coca.predict.onnx_logits_processors import LogitsProcessors, padded_prompts
+from coca.predict.onnx_sampling import sample
 from coca.predict.onnx_scoring import score_captions, scored_lengths
 from coca.predict.predictor import Predictor
 from coca.processing.class_words import ClassNoun
@@ -51,19 +54,12 @@ from coca.processing.preprocess import (
     TextTokens,
     TowerText,
     TowerTokens,
+    normalize,
     settings_from,
     square,
 )
 from coca.processing.tokenizer_file import whole
 
-GENERATION_OPTIONS = (
-    "num_return_sequences",
-    "num_beams",
-    "max_new_tokens",
-    "length_penalty",
-    "words",
-)
-"""Fields of `GenerationConfig` that an exported model has."""
 VISION_BATCH = 4
 """Images of one run of the image encoder. More take memory for their activations and no less time:
 16 images of `everyday` at once take 0.15 GB more."""
@@ -273,45 +269,42 @@ class OnnxPredictor(Exported):
     def _decode(self, ids: Sequence[int]) -> str:
         return self._text_tokens.decode(ids)
 
-    def _check_decoding(self, decoding: GenerationConfig) -> None:
-        """Reject options of sampling and of logits processors."""
-        defaults = GenerationConfig().model_dump()
-        given = [
-            f"{name} {value!r}"
-            for name, value in decoding.model_dump().items()
-            if name not in GENERATION_OPTIONS and value != defaults[name]
-        ]
-        if given:
-            raise self._unsupported(
-                f"generates with {', '.join(GENERATION_OPTIONS)}, and has no {given[0]}"
-            )
-
     def _generate(
         self,
         seen: SeenImages,
         prompts: Sequence[list[int]],
         decoding: GenerationConfig,
-        pixels: None,
+        pixels: UInt8[np.ndarray, "B 3 S S"] | None,
     ) -> list[list[GeneratedSequence]]:
+        if not prompts:
+            return []
+        text, room = self._text, self._text.max_text_tokens + 1
         state = DecoderState(
             self._decoder,
             seen.tokens,
             prompts,
-            pad_id=self._text.pad_id,
-            max_position=self._text.positions - 1,
+            pad_id=text.pad_id,
+            max_position=text.positions - 1,
         )
-        room = self._text.max_text_tokens + 1
-        found = beam_search(
+        constraint = self._text_tokens.word_constraint(decoding.words)
+        guide = None
+        if constraint is not None and seen.probabilities is not None and decoding.beams > 1:
+            guide = constraint.guide(seen.probabilities, width=state.logits.shape[2])
+        limits = [min(decoding.max_new_tokens or room, room - len(ids)) for ids in prompts]
+        search = beam_search
+        if decoding.beams == 1:
+            numbers: Sequence[int] = range(len(prompts))
+            if pixels is not None:
+                numbers = image_numbers(normalize(pixels, self.image_settings))
+            search = partial(sample, images=numbers)
+        return search(
             state,
-            [min(decoding.max_new_tokens or room, room - len(ids)) for ids in prompts],
-            self._text,
-            num_beams=decoding.beams,
-            # Captions of greedy decoding are not compared, and their rank is the score.
-            length_penalty=0.0 if decoding.beams == 1 else decoding.length_penalty,
-            constraint=self._text_tokens.word_constraint(decoding.words),
-            probabilities=seen.probabilities,
+            padded_prompts(prompts),
+            processors=LogitsProcessors(decoding, text, constraint, guide),
+            decoding=decoding,
+            token_budget=np.array(limits),
+            eos_id=text.eos_id,
         )
-        return [best[: decoding.num_return_sequences] for best in found]
 
     def _score_tokens(
         self,

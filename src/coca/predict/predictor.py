@@ -277,10 +277,9 @@ class Predictor(ABC):
         Raises:
             DataError: An image cannot be read.
             ConfigError: Options conflict, a prompt fills the context, or images lack prompts.
-            UnsupportedError: The predictor does not support an option.
+            UnsupportedError: The model has no decoder.
         """
         decoding = GenerationConfig.of(decoding, **options)
-        self._check_decoding(decoding)
         image_list = as_images(images)
         prompts = [*map(self._encode_prompt, prompts_for(prompt, len(image_list)))]
 
@@ -518,10 +517,6 @@ class Predictor(ABC):
     @abstractmethod
     def _scored_lengths(self, tokens: Any) -> ndarray:
         """Count the scored tokens of each text: its text tokens and [EOS]."""
-
-    @abstractmethod
-    def _check_decoding(self, decoding: GenerationConfig) -> None:
-        """Reject options that the subclass does not support."""
 
     # Shared by the methods above.
 

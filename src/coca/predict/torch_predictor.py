@@ -31,7 +31,7 @@ from coca.model.generation.generation_config import (
     GenerationConfig,
     GenerationOptions,
 )
-from coca.model.generation.sampling import image_numbers
+from coca.model.generation.random_streams import image_numbers
 from coca.model.generation.scoring import score_captions, scored_lengths
 from coca.model.heads import head_logits, head_of, head_tokens
 from coca.model.layers.prepacked import prepack_weights
@@ -258,9 +258,6 @@ class TorchPredictor(Predictor):
     def _decode(self, ids: Sequence[int]) -> str:
         return self.processor.tokenizer.decode(ids).strip()
 
-    def _check_decoding(self, decoding: GenerationConfig) -> None:
-        """Accept all options."""
-
     def _generate(
         self,
         seen: SeenImages,
@@ -274,7 +271,9 @@ class TorchPredictor(Predictor):
             prompts=prompts,
             decoding=decoding,
             constraint=self.processor.word_constraint(decoding.words),
-            images=image_numbers(pixels) if decoding.sampled and pixels is not None else None,
+            images=None
+            if pixels is None or not decoding.sampled
+            else image_numbers(pixels.float().cpu().numpy()),
             probabilities=seen.probabilities,
         )
 

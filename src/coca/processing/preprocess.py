@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import tokenizers
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from PIL import Image
 
 from coca.core.errors import ConfigError, ModelError
@@ -109,6 +109,14 @@ def square(source: ImageInput, settings: ImageSettings) -> UInt8[np.ndarray, "3 
     if settings.trim:
         image = Image.fromarray(trim_border(np.asarray(image)))
     return np.ascontiguousarray(np.asarray(resized(image, settings)).transpose(2, 0, 1))
+
+
+def normalize(
+    pixels: UInt8[np.ndarray, "B 3 S S"], settings: ImageSettings
+) -> Float32[np.ndarray, "B 3 S S"]:
+    """Normalize pixels by mean and standard deviation, bit for bit as torch does."""
+    mean, std = (np.array(it, np.float32)[:, None, None] for it in (settings.mean, settings.std))
+    return (pixels - mean * 255) * (1 / (std * 255))
 
 
 def resized(image: Image.Image, settings: ImageSettings) -> Image.Image:

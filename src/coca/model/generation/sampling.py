@@ -4,9 +4,7 @@ Dimensions: B images, K branches an image, V vocabulary, P tokens of the longest
 """
 
 from collections.abc import Sequence
-from hashlib import blake2b
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -14,18 +12,10 @@ from torch import Tensor
 from coca.model.generation.decoder_state import DecoderState, should_compact
 from coca.model.generation.generation_config import GeneratedSequence, GenerationConfig
 from coca.model.generation.logits_processors import NO_TOKEN, LogitsProcessors
+from coca.model.generation.random_streams import sample_streams
 
 MIN_SORTED_TOKENS = 256
 """First number of likeliest tokens to sort for `top_p`; sorting the whole vocabulary is slow."""
-
-
-def image_numbers(images: Float[Tensor, "B *F RGB height width"]) -> list[int]:
-    """Compute a number of each image or clip from its pixels, for the random stream of its samples.
-
-    Not from the encoder's output, whose last bits depend on the rest of the batch.
-    """
-    rows = images.float().cpu().contiguous().numpy()
-    return [int.from_bytes(blake2b(row.tobytes(), digest_size=8).digest()) for row in rows]
 
 
 class Sampler:
@@ -41,16 +31,13 @@ class Sampler:
     ) -> None:
         """Draw the random numbers of all steps; `images` has a number of each image."""
         self._decoding = decoding
-        # A stream for each sample of each image, so that the rest of the batch has no effect. 32
-        # bits, so that no number is rounded to 1. The last stream is of the discarded branches.
-        keys = [(image, j) for image in images for j in range(decoding.num_return_sequences)]
-        streams = [
-            np.random.default_rng((decoding.seed, sample, image)).integers(2**32, size=steps)
-            for image, sample in [*keys, (0, 0)]
-        ]
+        count = decoding.num_return_sequences
+        streams = sample_streams(decoding.seed, images, samples=count, steps=steps)
         # fp64, which MPS lacks: there the CPU samples.
         sampling_device = torch.device("cpu") if device.type == "mps" else device
-        self._chance = torch.tensor(np.stack(streams) / 2**32, device=sampling_device)
+        chance = torch.from_numpy(streams).flatten(0, 1).to(sampling_device)
+        # The last stream is of the discarded branches.
+        self._chance = torch.cat([chance, chance[:1]])
 
     def __call__(
         self, logits: Float[Tensor, "B K V"], *, rows: Int[Tensor, "B K"], step: int
