@@ -3,7 +3,6 @@ import torch
 from torch import Tensor, nn
 
 from coca.core.errors import ConfigError
-from coca.model.coca import CoCa
 from coca.model.coca_config import HeadConfig
 from coca.model.lora import LoraConfig, add_lora_, merged
 from coca.model.openclip.openclip import AnyCoCa, OpenCLIP
@@ -20,9 +19,9 @@ def models() -> list[AnyCoCa]:
 
 
 def tokens_of(model: AnyCoCa) -> Tensor:
-    if isinstance(model, CoCa):
-        return torch.tensor([caption(7, 8, 9, length=8), caption(11, length=8)])
-    return caption_rows(5, 7)
+    if isinstance(model, OpenCLIP):
+        return caption_rows(5, 7)
+    return torch.tensor([caption(7, 8, 9, length=8), caption(11, length=8)])
 
 
 def outputs(model: AnyCoCa) -> list[Tensor]:

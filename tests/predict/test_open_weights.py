@@ -30,7 +30,15 @@ from tiny_openclip import ABOUT, CONTEXT, WEIGHTS, model_cfg, tiny_peer, write_o
 
 
 @pytest.fixture
-def theirs(tmp_path: Path) -> Path:
+def published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny model has a published size."""
+    monkeypatch.setattr(
+        OpenCLIPConfig, "presets", classmethod(lambda _: {"tiny": from_open_clip(model_cfg())})
+    )
+
+
+@pytest.fixture
+def theirs(tmp_path: Path, published: None) -> Path:
     return write_open_clip(tmp_path / "theirs")
 
 
@@ -159,16 +167,13 @@ NAME, REPO = "coca_tiny/some_tag", "them/tiny"
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderHub:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: None) -> FolderHub:
     """A hub with one published model, whose vocabulary is in a repository of its own."""
     hub = FolderHub(tmp_path / "hub")
     write_open_clip(hub.root / REPO, about=False, vocabulary=False)
     write_open_clip(hub.root / "clip", about=False)
-    published = {NAME: Published(REPO, WEIGHTS, "tiny", "beware")}
-    monkeypatch.setattr(open_weights, "PUBLISHED", published)
-    monkeypatch.setattr(
-        OpenCLIPConfig, "presets", classmethod(lambda _: {"tiny": from_open_clip(model_cfg())})
-    )
+    known = {NAME: Published(REPO, WEIGHTS, "tiny", "beware")}
+    monkeypatch.setattr(open_weights, "PUBLISHED", known)
     monkeypatch.setattr(open_weights, "installed_vocabulary", lambda: None)
     remote = open_weights._Remote("clip", "tokenizer.json")
     monkeypatch.setattr(open_weights, "_VOCABULARY", remote)

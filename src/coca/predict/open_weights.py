@@ -76,7 +76,8 @@ OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 """Mean and standard deviation of CLIP's training images per RGB channel, for values in [0, 1]."""
 
-_RESIZE = {"shortest": "shortest", "squash": "squash"}
+_RESIZE = ("shortest", "squash")
+"""Values of `resize_mode` that are supported."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def _image_config(about: About) -> ImageConfig:
         )
     content = {
         "image_size": about.model.image.image_size,
-        "resize": _RESIZE[resize],
+        "resize": resize,
         "mean": given.get("mean", OPENAI_MEAN),
         "std": given.get("std", OPENAI_STD),
         "interpolation": given.get("interpolation", "bicubic"),

@@ -23,7 +23,6 @@ from torch.nn import functional as F
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import progress_bar
 from coca.model.class_coca import ClassCoCa
-from coca.model.coca import CoCa
 from coca.model.coca_config import HeadConfig
 from coca.model.generation.generate import generate
 from coca.model.generation.generation_config import (
@@ -35,7 +34,7 @@ from coca.model.generation.random_streams import image_numbers
 from coca.model.generation.scoring import score_captions, scored_lengths
 from coca.model.heads import head_logits, head_of, head_tokens
 from coca.model.layers.prepacked import prepack_weights
-from coca.model.openclip.openclip import AnyCoCa
+from coca.model.openclip.openclip import AnyCoCa, OpenCLIP
 from coca.predict.inputs import (
     Caption,
     OnError,
@@ -296,7 +295,7 @@ class TorchPredictor(Predictor):
         # this finds the named one for 74 % of names, and the decoder's cross-attention for 25 %.
         model, image = self.model, self.model.config.image
         # Tokens of a captioning pooler belong to no cell; a frozen encoder pools by its library.
-        if not isinstance(model, CoCa) or model.config.pooler.kind != "none":
+        if isinstance(model, OpenCLIP) or model.config.pooler.kind != "none":
             return None
         if model.contrastive_pooler is None:
             return None

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
-from coca.model.coca import CoCa, CoCaOutput, Decoded
+from coca.model.coca import CoCa
 from coca.model.encoders.encoder import Encoded
 from coca.model.encoders.vit import PatchEncoder, ViTConfig
 from coca.model.layers.kv_cache import AttentionState
 from coca.model.layers.latent_attention import to_autocast_dtype
-from coca.model.layers.packing import Packing, lengths_to_last, to_device
+from coca.model.layers.packing import Packing, lengths_to_last
 from coca.model.layers.transformer import (
     MLP,
     Block,
@@ -168,6 +168,11 @@ class OpenCLIPUnimodalDecoder(nn.Module):
         """Rows after a caption's tokens: the class token and, if legacy, one pad it attends to."""
         return 2 if self.legacy else 1
 
+    @property
+    def unlabeled_rows(self) -> int:
+        """Rows at the end of each caption without a label: [EOS] and the extra rows."""
+        return 1 + self.extra_rows
+
     def embedding(
         self, states: Float[Tensor, "M D"], tokens: Int[Tensor, "B T"], packing: Packing
     ) -> Float[Tensor, "B D"]:
@@ -277,14 +282,17 @@ class OpenCLIPMultimodalDecoder(nn.Module):
         return self.norm(states)
 
 
-class OpenCLIP(nn.Module):
-    """OpenCLIP's CoCa, for captions `[BOS] w1 .. wn [EOS] [PAD] ..`; padding has no effect.
+class OpenCLIP(CoCa):
+    """OpenCLIP's CoCa, for captions `[BOS] w1 .. wn [EOS] [PAD] ..`; padding has no effect."""
 
-    Its methods are those of `CoCa`.
-    """
+    config: OpenCLIPConfig  # type: ignore[assignment]
+    image_encoder: OpenCLIPImageEncoder
+    unimodal_decoder: OpenCLIPUnimodalDecoder  # type: ignore[assignment]
+    multimodal_decoder: OpenCLIPMultimodalDecoder  # type: ignore[assignment]
 
     def __init__(self, config: OpenCLIPConfig) -> None:
-        super().__init__()
+        # All modules differ from those of the paper.
+        nn.Module.__init__(self)
         text = config.text
         self.config = config
         self.image_encoder = OpenCLIPImageEncoder(config.image)
@@ -318,29 +326,8 @@ class OpenCLIP(nn.Module):
         nn.init.normal_(self.pooler.queries)
         self.log_scale.fill_(-math.log(self.config.initial_temperature))
 
-    def forward(
-        self, images: Float[Tensor, "B *F RGB height width"], tokens: Int[Tensor, "B T"]
-    ) -> CoCaOutput:
-        """Compute both embeddings and the states of the captions in one pass."""
-        encoded = self.image_encoder(images)
-        pooled = self.pooler(encoded)
-        image_embedding = unit(self.image_projection(pooled[:, 0]))
-
-        packing, device = self.unimodal_decoder.pack(tokens), encoded.device
-        placed, packed = to_device(tokens, device), packing.to(device)
-        unimodal = self.unimodal_decoder(placed, packing=packed)
-        at_class = self.unimodal_decoder.embedding(unimodal, placed, packed)
-        text_embedding = unit(self.text_projection(at_class))
-
-        decoded = self._decode(unimodal, pooled[:, CAPTIONING], tokens, packing)
-        return CoCaOutput(encoded, image_embedding, text_embedding, decoded)
-
-    def encode(self, images: Float[Tensor, "B *F RGB height width"]) -> Encoded:
-        """Encode images to tokens."""
-        return Encoded(self.image_encoder(images))
-
     def pool(self, encoded: Encoded) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B Q D"]]:
-        """Compute `pool_embedding` and `pool_tokens` together."""
+        """Compute `pool_embedding` and `pool_tokens` together, in one pass of the pooler."""
         pooled = self.pooler(encoded.tokens)
         return unit(self.image_projection(pooled[:, 0])), pooled[:, CAPTIONING]
 
@@ -353,63 +340,9 @@ class OpenCLIP(nn.Module):
         pooled = self.pooler(encoded.tokens, wanted=EMBEDDING)
         return unit(self.image_projection(pooled[:, 0]))
 
-    def encode_image(self, images: Float[Tensor, "B *F RGB height width"]) -> Float[Tensor, "B E"]:
-        """Compute the unit-length embedding of each image, or of each series of F images."""
-        return self.pool_embedding(self.encode(images))
-
-    def image_tokens(
-        self, images: Float[Tensor, "B *F RGB height width"]
-    ) -> Float[Tensor, "B Q D"]:
-        """Compute the decoder's image tokens of each image, or of each series of F images."""
-        return self.pool_tokens(self.encode(images))
-
-    def encode_text(
-        self, tokens: Int[Tensor, "B T"], *, padded: bool = False
-    ) -> Float[Tensor, "B E"]:
-        """Compute the unit-length embedding of each caption; `padded`: without packing."""
-        device = self.log_scale.device
-        packing = self.unimodal_decoder.pack(tokens, padded=padded).to(device)
-        tokens = to_device(tokens, device)
-        unimodal = self.unimodal_decoder(tokens, packing=packing)
-        at_class = self.unimodal_decoder.embedding(unimodal, tokens, packing)
-        return unit(self.text_projection(at_class))
-
-    def decode(self, tokens: Int[Tensor, "B T"], image_tokens: Float[Tensor, "B Q D"]) -> Decoded:
-        """Run both decoders on captions, each with its own image tokens."""
-        packing, device = self.unimodal_decoder.pack(tokens), image_tokens.device
-        unimodal = self.unimodal_decoder(to_device(tokens, device), packing=packing.to(device))
-        return self._decode(unimodal, image_tokens, tokens, packing)
-
     def label_mask(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
         """Mark the positions whose next token is a captioning label."""
         return F.pad(tokens[:, 1:] != self.config.text.pad_id, (0, 1))
-
-    @property
-    def vocabulary_weight(self) -> Float[Tensor, "V D"]:
-        """The (V, D) matrix from decoder states to logits."""
-        return self.vocabulary.weight
-
-    @property
-    def logit_scale(self) -> Float[Tensor, ""]:
-        """The factor on the cosine similarities of the contrastive loss: one over temperature."""
-        return self.log_scale.exp()
-
-    def _decode(
-        self,
-        unimodal: Float[Tensor, "M D"],
-        image_tokens: Float[Tensor, "B Q D"],
-        tokens: Int[Tensor, "B T"],
-        packing: Packing,
-    ) -> Decoded:
-        """Run the multimodal decoder on the rows that may have a label."""
-        rows = 1 + self.unimodal_decoder.extra_rows  # [EOS] and the rows for the class
-        packed = packing.to(unimodal.device)
-        states = self.multimodal_decoder(
-            packed.shorten(unimodal, rows),
-            image_tokens[packed.order],
-            packing=packed.shortened(rows),
-        )
-        return Decoded(states, packing.shortened(rows), tokens, self.label_mask(tokens))
 
 
 AnyCoCa: TypeAlias = CoCa | OpenCLIP

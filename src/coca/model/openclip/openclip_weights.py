@@ -1,6 +1,5 @@
 """Convert state dicts of OpenCLIP's CoCa to this package and back, with bitwise round trips."""
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
@@ -9,14 +8,10 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from coca.core.errors import ConfigError, ModelError
-from coca.model.encoders.vit import ViTConfig
-from coca.model.openclip.openclip_config import OpenCLIPConfig, OpenCLIPTextConfig
+from coca.core.errors import ModelError
+from coca.model.openclip.openclip_config import OPEN_CLIP_CONFIG, OpenCLIPConfig
 
 State: TypeAlias = Mapping[str, Tensor]
-
-HEAD_WIDTH = 64
-"""Features per attention head in every tower of the published weights."""
 
 _BLOCK = {
     "ln_1": "attention_norm",
@@ -109,48 +104,15 @@ def restore_state_dict(state: State, config: OpenCLIPConfig) -> dict[str, Tensor
 
 
 def config_of_weights(state: State) -> OpenCLIPConfig:
-    """Infer the configuration from tensor shapes, for weights published without one.
-
-    Shapes do not contain head counts. As in all published weights, towers have heads of 64 features
-    and the pooler has 8 heads; the class token's mask is `legacy`.
-    """
-    try:
-        width, channels, patch, _ = state["visual.conv1.weight"].shape
-        patches = len(state["visual.positional_embedding"]) - 1
-        image_hidden = len(state["visual.transformer.resblocks.0.mlp.c_fc.bias"])
-        queries, embed_dim = state["visual.attn_pool.query"].shape
-        vocab_size, text_width = state["text.token_embedding.weight"].shape
-        text_hidden = len(state["text.transformer.resblocks.0.mlp.c_fc.bias"])
-        context_length = len(state["text.positional_embedding"]) - len(state["text.cls_emb"][None])
-    except (KeyError, ValueError) as error:
-        raise ModelError(f"these are not weights of a CoCa of OpenCLIP: {error}") from None
-    try:
-        return OpenCLIPConfig(
-            image=ViTConfig(
-                image_size=math.isqrt(patches) * patch,
-                patch_size=patch,
-                channels=channels,
-                width=width,
-                layers=_count(state, "visual.transformer.resblocks."),
-                heads=width // HEAD_WIDTH,
-                mlp_width=image_hidden,
-            ),
-            text=OpenCLIPTextConfig(
-                vocab_size=vocab_size,
-                context_length=context_length,
-                width=text_width,
-                heads=text_width // HEAD_WIDTH,
-                mlp_width=text_hidden,
-                unimodal_layers=_count(state, "text.transformer.resblocks."),
-                multimodal_layers=_count(state, "text_decoder.resblocks."),
-                bos_id=vocab_size - 2,
-                eos_id=vocab_size - 1,
-            ),
-            pooler_queries=queries,
-            embed_dim=embed_dim,
-        )
-    except ConfigError as error:
-        raise ModelError(f"these are not weights of a CoCa of OpenCLIP: {error}") from None
+    """Return the published configuration that fits weights without one, by their width."""
+    embedding = state.get("text.token_embedding.weight")
+    for config in OpenCLIPConfig.presets().values():
+        if embedding is not None and embedding.shape == (config.text.vocab_size, config.text.width):
+            return config
+    raise ModelError(
+        "these are not weights of a CoCa of OpenCLIP in a published size; for another size put its "
+        f"{OPEN_CLIP_CONFIG} next to the weights"
+    )
 
 
 def _tensor_mappings(config: OpenCLIPConfig) -> Iterator[_TensorMapping]:
@@ -219,11 +181,6 @@ def _split(stack: Tensor, parts: tuple[int, ...]) -> tuple[Tensor, ...]:
         return (stack,)
     unit = len(stack) // sum(parts)
     return stack.split([unit * part for part in parts])
-
-
-def _count(state: State, prefix: str) -> int:
-    """Count the layers whose tensor names are `prefix` and a number."""
-    return len({name[len(prefix) :].split(".")[0] for name in state if name.startswith(prefix)})
 
 
 def _require_names(given: Set[str], wanted: Set[str]) -> None:

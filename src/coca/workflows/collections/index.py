@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TypeAlias, Unpack
+from typing import Any, TypeAlias
 
 from coca.core.config.frozen_config import non_default
 from coca.core.errors import ConfigError, SearchError
@@ -39,7 +39,7 @@ from coca.workflows.collections.image_sources import (
     resolve_uris,
     vectors_files,
 )
-from coca.workflows.collections.index_settings import IndexOptions, IndexSettings
+from coca.workflows.collections.index_settings import IndexSettings
 from coca.workflows.collections.skipped_files import describe_skipped, skipped_files
 from coca.workflows.collections.watch import check_watchable, watch_folders
 
@@ -72,7 +72,7 @@ def index(
     uri: str | Path = "coca.db",
     *,
     model: Predictor | str | Path | None = None,
-    **options: Unpack[IndexOptions],
+    **options: Any,
 ) -> IndexResult:
     """Index folders, images, videos, tars and tables; the function of `coca index`.
 
@@ -113,7 +113,7 @@ def index_images(
     *,
     uri: str | Path,
     watch: Callable[[IndexResult], None] | None = None,
-    **options: Unpack[IndexOptions],
+    **options: Any,
 ) -> IndexResult:
     """Index images into a collection, created if missing.
 
@@ -171,7 +171,7 @@ def index_sources(
     predictor: Predictor,
     *,
     uri: str,
-    **options: Unpack[IndexOptions],
+    **options: Any,
 ) -> IndexResult:
     """Index images from open sources; otherwise as `index_images`."""
     with _indexing(predictor, uri, IndexSettings(**options)) as index:

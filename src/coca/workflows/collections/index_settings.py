@@ -4,14 +4,11 @@ This module imports no NumPy, since its options are those of a command.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from coca.core.config.frozen_config import Config, Fraction
-
-if TYPE_CHECKING:
-    from coca.predict.predictor import Predictor
 
 
 class IndexSettings(Config):
@@ -52,21 +49,3 @@ class IndexSettings(Config):
     likely at fault."""
     bad_list: Path | None = None
     """JSON Lines file that lists unreadable images, each once."""
-
-
-class IndexOptions(TypedDict, total=False):
-    """The fields of `IndexSettings` as keywords of a call."""
-
-    collection: str | None
-    token: str
-    captions: bool
-    captions_from: "Predictor | str | Path | None"
-    certainty: float
-    ocr: bool
-    prune: bool
-    prune_empty: bool
-    frame_interval_s: float
-    read_from: list[str] | None
-    dimensions: int | None
-    max_bad_fraction: float
-    bad_list: Path | None

@@ -365,8 +365,7 @@ def _head(config: FinetuneConfig, sources: Sources) -> HeadConfig | None:
 
 def _shape(config: FinetuneConfig, source: TorchPredictor, head: HeadConfig | None) -> ModelConfig:
     """Return the model's configuration with the head and image size of the run."""
-    shape = source.model.config
-    assert isinstance(shape, ModelConfig)
+    shape: ModelConfig = source.model.config
     try:
         if config.image_size is not None:
             shape = with_image_size(shape, config.image_size)
