@@ -33,6 +33,7 @@ class TextEmbedder:
         check_shipped(shipped()[name], self._texts.fingerprint)
         self._load = cache(load)
         self.fingerprint, self.logit_scale = self._texts.fingerprint, self._texts.logit_scale
+        self.leading_ids = self._texts.leading_ids
 
     def __getattr__(self, name: str) -> Any:
         """Get any other attribute from the whole model."""
@@ -60,10 +61,6 @@ class TextEmbedder:
         """Compute one unit-norm embedding per text; a single text is a list of one."""
         vectors = self._texts.embed_texts(texts)
         return vectors if self.dimensions is None else shortened(vectors, self.dimensions)
-
-    def leading_ids(self, text: str, count: int) -> list[int]:
-        """Return the first token ids of a text; see `Predictor.leading_ids`."""
-        return self._texts.leading_ids(text, count)
 
     def embed_images(self, images: Sequence[Any], **options: Any) -> Float32[np.ndarray, "N E"]:
         """Embed images by the whole model; see `Predictor.embed_images`."""

@@ -79,17 +79,6 @@ class TypedQuery:
         return max(floors, default=NO_FLOOR)
 
 
-def fused_scores(
-    image: Float[np.ndarray, " N"],
-    caption: Float[np.ndarray, " N"],
-    words: Float[np.ndarray, "N 2"],
-    ranking: Ranking,
-    floor: float,
-) -> Float[np.ndarray, " N"]:
-    """Compute the scores by which records are sorted; see `parts_of`."""
-    return sum(parts_of(image, caption, words, ranking, floor).values(), np.zeros(len(image)))
-
-
 def parts_of(
     image: Float[np.ndarray, " N"],
     caption: Float[np.ndarray, " N"],
@@ -97,7 +86,7 @@ def parts_of(
     ranking: Ranking,
     floor: float,
 ) -> dict[str, Float[np.ndarray, " N"]]:
-    """Compute what image, caption, words and text add to the scores.
+    """Compute what image, caption, words and text add to the scores, the sums of these parts.
 
     Args:
         image: Cosines of query and image.
@@ -126,27 +115,35 @@ def words_part(bm25: Float[np.ndarray, " N"], ranking: Ranking) -> Float[np.ndar
     return ranking.words_weight * bm25 / (bm25 + WORDS_HALF)
 
 
-def ranked_hit(
-    hit: Hit,
-    ranking: Ranking,
-    floor: float,
-    *,
-    image: float,
-    caption: float,
-    bm25: float,
-    text: float,
-) -> Hit:
-    """Set the score of a hit, and what it consists of; a caption of NaN does not count."""
-    single = [np.array([one], np.float64) for one in (image, caption)]
-    given = parts_of(single[0], single[1], np.array([[bm25, text]]), ranking, floor)
-    parts = {name: float(part[0]) for name, part in given.items()}
-    if not text:
-        del parts["text"]
-    return replace(
-        hit,
-        score=image,
-        caption_score=None if math.isnan(caption) else caption,
-        bm25=bm25 or None,
-        fused_score=sum(parts.values()),
-        parts=parts,
-    )
+def ranked_hits(
+    hits: Sequence[Hit], columns: Float[np.ndarray, "N 4"], ranking: Ranking, floor: float
+) -> list[Hit]:
+    """Set the scores of hits, and what they consist of.
+
+    Args:
+        hits: Hits.
+        columns: Of each, the cosines of image and caption (NaN: the caption does not count), BM25
+            and match of the text.
+        ranking: Weights.
+        floor: The caption floor.
+    """
+    parts = parts_of(columns[:, 0], columns[:, 1], columns[:, 2:], ranking, floor)
+    added = np.stack([*parts.values()], axis=1).tolist()
+    ranked = []
+    for hit, (image, caption, bm25, text), values in zip(
+        hits, columns.tolist(), added, strict=True
+    ):
+        own = dict(zip(parts, values, strict=True))
+        if not text:
+            del own["text"]
+        ranked.append(
+            replace(
+                hit,
+                score=image,
+                caption_score=None if math.isnan(caption) else caption,
+                bm25=bm25 or None,
+                fused_score=sum(own.values()),
+                parts=own,
+            )
+        )
+    return ranked

@@ -113,7 +113,8 @@ def stems(words: Sequence[str]) -> list[str]:
     return _stems("english", words)
 
 
-def query_terms(text: str) -> list[tuple[str, str]]:
+@lru_cache(maxsize=16)
+def query_terms(text: str) -> tuple[tuple[str, str], ...]:
     """Return the English and the German term of each word of a query: unique, in order.
 
     Stop words are left out unless there are no others.
@@ -123,7 +124,7 @@ def query_terms(text: str) -> list[tuple[str, str]]:
     pairs: dict[str, str] = {}
     for english, german in zip(_stems("english", words), _stems("german", words), strict=True):
         pairs.setdefault(english, german)
-    return list(pairs.items())
+    return tuple(pairs.items())
 
 
 def is_stop_word(word: str) -> bool:

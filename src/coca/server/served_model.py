@@ -145,6 +145,7 @@ class ServedModel:
         self.fingerprint, self.embed_dim = predictor.fingerprint, predictor.embed_dim
         self.logit_scale, self.source = predictor.logit_scale, predictor.source
         self.class_vectors = predictor.class_vectors
+        self.leading_ids = self._text_embedder.leading_ids
         self.decoder = decoder
         self._lock = Turns()
         self._max_batch = settings.max_batch
@@ -161,10 +162,6 @@ class ServedModel:
     def embed_texts(self, texts: Sequence[str]) -> Float32[np.ndarray, "N E"]:
         """Embed texts as vectors of length 1."""
         return self._stacked(self.texts.map(texts))
-
-    def leading_ids(self, text: str, count: int) -> list[int]:
-        """Return the first token ids of a text; see `Predictor.leading_ids`."""
-        return self.predictor.leading_ids(text, count)
 
     def embed_images(self, images: Sequence[Any]) -> Float32[np.ndarray, "N E"]:
         """Embed encoded or decoded images as vectors of length 1."""
@@ -214,7 +211,7 @@ class ServedModel:
 
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text that the model reads, the first token included."""
-        return 1 + len(self.predictor.leading_ids(text, self.predictor.max_text_tokens))
+        return 1 + len(self.leading_ids(text, self.predictor.max_text_tokens))
 
     def answer(self, images: Sequence[Any], questions: Sequence[str]) -> list[list[Prediction]]:
         """Rank the answers of the model's head; see `Predictor.answer`."""

@@ -7,8 +7,14 @@ from coca.search.records import Hit
 
 
 def hit(*, caption: str = "", parts: dict[str, float] | None = None, **values: Any) -> Hit:
-    found: dict[str, Any] = {"id": "1", "score": 0.1, "path": "a/IMG_1.jpg", "metadata": {}}
-    shown = {"image": 0.1, "caption": 0.0, "words": 0.0} if parts is None else parts
+    found: dict[str, Any] = {
+        "id": "1",
+        "score": 0.1,
+        "path": "a/IMG_1.jpg",
+        "metadata": {},
+        "bm25": 2.0,
+    }
+    shown = {"image": 0.1, "caption": 0.0, "words": 0.1} if parts is None else parts
     source = "given" if caption else ""
     return Hit(**found | {"caption": caption, "parts": shown, "caption_source": source} | values)
 
@@ -27,6 +33,7 @@ PEOPLE = {"people": ["Anna Schmidt"], "city": "Lisbon", "ocr_text": "Exit to the
         ("road trip beach", hit(album="/photos/2022 Road Trip"), "album: Road Trip"),
         ("dog in 2016", hit(time=1_460_000_000, date_source="taken"), "year: 2016"),
         ("puppies", hit(caption="a dog", caption_score=0.7), "caption"),
+        ("puppies", hit(caption="a dog", caption_score=0.7, bm25=None), "caption"),
         ("puppies", hit(caption="a car", caption_score=0.6), "looks like"),
         ("knitting", hit(caption="Grandma with her knitting"), "caption"),
         ("Exit", hit(metadata=PEOPLE), "text in image"),

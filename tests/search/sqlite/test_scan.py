@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coca.search.ranking import Spread, TypedQuery, fused_scores
+from coca.search.ranking import Spread, TypedQuery, parts_of
 from coca.search.records import Record
 from coca.search.search_options import GroupBy, Ranking, SearchOptions, Side
 from coca.search.sqlite.codes import BLOCK_ROWS, Codes
@@ -143,7 +143,7 @@ class Rows:
         typed = TypedQuery(query, "", SPREADS)
         shown = (self.flags & (EXISTS | HIDDEN)) == EXISTS
         floor = typed.caption_floor(float((shown & counts).sum() / shown.sum()))
-        scores = fused_scores(image, caption, words, ranking, floor)
+        scores = np.sum([*parts_of(image, caption, words, ranking, floor).values()], axis=0)
         if min_score is not None:
             scores[image < min_score] = np.nan
         best = self.best(scores, k, keep, group_by)

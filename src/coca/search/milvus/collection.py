@@ -33,7 +33,7 @@ from coca.search.milvus.rows import (
 from coca.search.milvus.schema import TEXT_BM25, TEXT_WORDS
 from coca.search.milvus.turns import Turn, TurnLostError, last_write, take_turn
 from coca.search.milvus.vector_index import VectorIndex
-from coca.search.ranking import TypedQuery
+from coca.search.ranking import TypedQuery, ranked_hits
 from coca.search.records import (
     CONTENT,
     HAS_TEXT,
@@ -378,8 +378,10 @@ class MilvusCollection:
             search = RankedSearch(rows, query, ranking, asked)
             page = search.page()
             by_id = _hits(rows, [one.found.id for one in page], asked.filter)
-            there = ((one, by_id[one.found.id]) for one in page if one.found.id in by_id)
-            return [one.rank(hit, ranking, search.floor) for one, hit in there]
+            there = [one for one in page if one.found.id in by_id]
+            columns = np.array([one.columns() for one in there], np.float64).reshape(-1, 4)
+            found = [by_id[one.found.id] for one in there]
+            return ranked_hits(found, columns, ranking, search.floor)
 
         return self._read(search)
 

@@ -21,7 +21,7 @@ import numpy as np
 from coca.search.milvus.ann import FOUND_COLUMNS, search, shown, to_found
 from coca.search.milvus.rows import Rows, indexed_word, vector_of
 from coca.search.milvus.schema import BM25, TEXT_BM25, TEXT_WORDS
-from coca.search.ranking import TypedQuery, fused_scores, ranked_hit
+from coca.search.ranking import TypedQuery, parts_of
 from coca.search.records import HAS_TEXT, HIDDEN, ID, SCORE_DIGITS, Hit, batches, group_of, sort_key
 from coca.search.search_options import MAX_RESULTS, Ranking, SearchOptions
 from coca.search.words import label_keys, query_terms, search_terms, text_match
@@ -53,19 +53,11 @@ class Candidate:
         """Whether all its cosines are known."""
         return self.image is not None and (self.caption is not None or not self.has_caption)
 
-    def rank(self, hit: Hit, ranking: Ranking, floor: float) -> Hit:
-        """Return its hit, with the score and what it consists of; its cosines must be known."""
+    def columns(self) -> tuple[float, float, float, float]:
+        """Return cosines, BM25 and match of texts for `ranked_hits`; cosines must be known."""
         assert self.image is not None
         caption = math.nan if self.caption is None or not self.has_caption else self.caption
-        return ranked_hit(
-            hit,
-            ranking,
-            floor,
-            image=self.image,
-            caption=caption,
-            bm25=self.bm25,
-            text=self.text,
-        )
+        return self.image, caption, self.bm25, self.text
 
 
 @dataclass(slots=True)
@@ -235,8 +227,8 @@ class RankedSearch:
         ]
         caption = np.array(captions, np.float64)
         words = np.array([(one.bm25, one.text) for one in candidates], np.float64).reshape(-1, 2)
-        ranking, floor = self._ranking, self.floor
-        scores: list[float] = fused_scores(image, caption, words, ranking, floor).tolist()
+        parts = parts_of(image, caption, words, self._ranking, self.floor)
+        scores: list[float] = np.sum([*parts.values()], axis=0).tolist()
         return scores
 
     def _read(self, candidates: dict[str, Candidate], ids: Sequence[str]) -> None:

@@ -30,16 +30,17 @@ def reason_of(hit: Hit, text: str, floor: float) -> str:
     Returns:
         For example `tag: Christmas`, `person: Anna`, `caption`, `text in image` or `looks like`.
     """
-    query, texts, parts = query_terms(text), texts_of(hit), hit.parts or {}
-    if not parts.keys() - {"image"}:
-        return LOOKS_LIKE
+    is_near = hit.caption_score is not None and hit.caption_score >= floor
+    # Most hits of a page share no term with the query: their texts need not be analyzed.
+    if hit.bm25 is None and "text" not in (hit.parts or {}):
+        return "caption" if is_near else LOOKS_LIKE
+    query, texts = query_terms(text), texts_of(hit)
     keys = label_keys(query)
     for field in (NAMED, TAGGED):
         for label in texts.get(field, "").splitlines():
             if not keys.keys().isdisjoint(field_terms({field: label}).get(field, ())):
                 return f"{_kind(hit, field, label)}: {label}"
     is_given = hit.caption_source == "given"
-    is_near = hit.caption_score is not None and hit.caption_score >= floor
     if is_near or (is_given and share(query, terms_of(hit.caption)) >= _MOST_SHARE):
         return "caption"
     for field, reason in ((TEXT, "text in image"), ("name", "file name"), ("tags", "tag")):

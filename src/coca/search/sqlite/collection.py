@@ -19,7 +19,7 @@ from coca.core.errors import SearchError
 from coca.search import words as text_words
 from coca.search.filter_language import parse
 from coca.search.filter_printers import to_sql
-from coca.search.ranking import TypedQuery, ranked_hit
+from coca.search.ranking import TypedQuery, ranked_hits
 from coca.search.records import (
     CollectionInfo,
     Hit,
@@ -254,13 +254,8 @@ class SqliteCollection:
             hits = view.hits(rows)
         floor = query.caption_floor(view.scan.captioned)
         parts = (found.image, found.caption, found.bm25, found.text)
-        columns = (part[options.offset :].tolist() for part in parts)
-        return [
-            ranked_hit(
-                hits[row], ranking, floor, image=image, caption=caption, bm25=bm25, text=text
-            )
-            for row, image, caption, bm25, text in zip(rows, *columns, strict=True)
-        ]
+        columns = np.stack(parts, axis=1)[options.offset :]
+        return ranked_hits([hits[row] for row in rows], columns, ranking, floor)
 
     def labels_in(self, text: str) -> Set[str]:
         """Return the labels that a text names; see `Collection.labels_in`."""

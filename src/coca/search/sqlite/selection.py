@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt64
 
-from coca.search.ranking import fused_scores
+from coca.search.ranking import parts_of
 from coca.search.records import SCORE_DIGITS
 from coca.search.search_options import Ranking, Side
 from coca.search.sqlite.codes import BLOCK_ROWS
@@ -140,7 +140,8 @@ class Selection:
                 at = np.searchsorted(some, rows).clip(max=len(some) - 1)
                 parts[:, column] = np.where(some[at] == rows, values[at], 0)
         image, caption = parts[:, 0], parts[:, 1]
-        scores = fused_scores(image, caption, parts[:, 2:], self.ranking, self.floor)
+        added = parts_of(image, caption, parts[:, 2:], self.ranking, self.floor)
+        scores = np.sum([*added.values()], axis=0)
         if self.min_score is not None:
             scores[image < self.min_score] = -np.inf
         return parts, scores

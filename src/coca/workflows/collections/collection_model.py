@@ -149,7 +149,7 @@ def load_embedder(name: str | Path, execution: Execution = DEFAULT) -> Embedder:
     return load(name, **vars(execution))
 
 
-def text_embedder(model: Predictor) -> Embedder:
+def text_embedder(model: Predictor) -> Predictor | TextEmbedder:
     """Return the embedder of texts of a shipped model, without torch; else the model itself."""
     name = lasting_name(model)
     if not is_shipped(name):
