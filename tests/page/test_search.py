@@ -12,7 +12,7 @@ pytest.importorskip("playwright", reason="playwright is not installed: make test
 
 from playwright.sync_api import expect
 
-from page_service import PHONE, render, transfer
+from page_service import PHONE, Watch, render, transfer
 
 pytestmark = pytest.mark.page
 
@@ -231,6 +231,30 @@ def test_likely_hits_of_later_pages_are_shown(visit: Visit, ranks: set[int]) -> 
     last = tab.locator(f'.tile[data-index="{len(ranks) - 1}"] .tile-link')
     expect(last).to_have_attribute("aria-label", f"rank {max(ranks)}")
     expect(tab.locator(".tile").last).to_have_attribute("aria-setsize", str(len(ranks)))
+
+
+def test_all_hits_are_shown_where_the_model_judges_no_image(visit: Visit, watch: Watch) -> None:
+    """Hits with all words of the query are likely there, and the others are not judged."""
+    watch.expected |= {400, 501, 503}
+    tab = visit("/?c=many")
+
+    def change(route: Any) -> None:
+        if route.request.post_data_json.get("likely"):
+            # The service itself refuses it: its model has no class vectors.
+            route.fallback()
+            return
+        response = route.fetch()
+        body = response.json()
+        hits = [hit | {"likely": True, "reason": CAPTION} for hit in body["hits"]]
+        route.fulfill(response=response, json=body | {"hits": hits})
+
+    tab.route("**/v1/search", change)
+    search(tab, "row")
+    expect(tab.locator(".chip-why, .tile-why").first).to_be_visible()
+    expect(tab.locator("#message")).to_be_hidden()
+    tab.locator(".tile-link").first.focus()
+    tab.keyboard.press("End")
+    expect(tab.locator('.tile[data-index="199"] .tile-link')).to_be_attached()
 
 
 def test_hits_are_shown_where_none_is_likely(visit: Visit) -> None:

@@ -92,7 +92,11 @@ export function likelyHits(body) {
       if (total === offset + count) return page;
       return { ...page, total, folded: isDivided || (await all(total, 1, stop)).hits.length > 0 };
     };
-    const first = await alone(0, limit, signal);
+    const first = await alone(0, limit, signal).catch((error) => {
+      if (!error.status) throw error;
+      // The model judges no image, and these hits have all words of the query.
+      return { hits: [] };
+    });
     return first.hits.length ? startingWith(first, alone) : startingWith(response, all);
   };
   return async (offset, limit, signal) => {
