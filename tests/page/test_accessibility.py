@@ -68,7 +68,8 @@ def open_why(tab: Any) -> None:
 
 
 def judge_hits(tab: Any) -> None:
-    """Give the hits two reasons, and fold the unlikely ones."""
+    """Give the hits two reasons, fold the unlikely ones, and make one the frame of a video."""
+    frame = {"video": "/v1/items/a/video#t=65", "name": "clip.mp4#t=65", "caption": ""}
 
     def change(route: Any) -> None:
         response = route.fetch()
@@ -76,6 +77,7 @@ def judge_hits(tab: Any) -> None:
         for number, hit in enumerate(body["hits"]):
             reason = "tag: circle" if number % 2 else "caption"
             hit |= {"likely": number < 4, "reason": reason}
+            hit |= frame | {"metadata": {"seconds": 65.0}} if number == 1 else {}
         route.fulfill(response=response, json=body)
 
     tab.route("**/v1/search", change)

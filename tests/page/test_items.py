@@ -218,7 +218,8 @@ RECORD = """() => new Promise(done => {
 def test_a_frame_plays_its_video(visit: Visit, key: str) -> None:
     def fill(route: Any) -> None:
         response = route.fetch()
-        hits = [hit | {"video": "/v1/items/a/video#t=0"} for hit in response.json()["hits"]]
+        frame = {"video": "/v1/items/a/video#t=65.5", "name": "clip.webm#t=65.5", "caption": ""}
+        hits = [hit | frame | {"metadata": {"seconds": 65.5}} for hit in response.json()["hits"]]
         route.fulfill(response=response, json=response.json() | {"hits": hits})
 
     tab = visit()
@@ -227,7 +228,14 @@ def test_a_frame_plays_its_video(visit: Visit, key: str) -> None:
     tab.route("**/video", lambda route: route.fulfill(body=video, content_type="video/webm"))
     tab.evaluate("key => sessionStorage.setItem('coca.key', key)", key)
     tab.reload()
+    expect(tab.locator(".tile-video").first).to_have_text("1:05")
     tab.locator(".tile-link").first.click()
+    expect(tab.locator("dialog.item h2")).to_have_text("clip.webm, 1:05")
+    tab.keyboard.press("i")
+    expect(tab.locator(".item-panel")).not_to_contain_text("#t=")
+    with tab.expect_download() as download:
+        tab.locator("dialog.item").get_by_role("button", name="Download").click()
+    assert download.value.suggested_filename == "clip.webm"
     tab.get_by_role("button", name="Play the video").click()
     tab.wait_for_function("() => document.querySelector('.item-stage video')?.currentTime > 0")
 

@@ -12,7 +12,7 @@ pytest.importorskip("playwright", reason="playwright is not installed: make test
 
 from playwright.sync_api import expect
 
-from page_service import PHONE, render, transfer
+from page_service import PHONE, Watch, render, transfer
 
 pytestmark = pytest.mark.page
 
@@ -168,10 +168,11 @@ def test_unlikely_hits_are_folded_and_shown_by_a_key(visit: Visit, options: dict
     tab = visit(**options)
     judge(tab, [(TAGGED, True), (TAGGED, True), (LOOKS, False), (CAPTION, True), (LOOKS, True)])
     search(tab, "a red circle")
+    # Also one that ranks before likely hits is folded.
     fold = tab.get_by_role("region", name="Unlikely images")
     expect(fold).to_contain_text("The other images probably do not show “a red circle”.")
-    expect(tab.locator("#summary")).to_have_text("5 images")
-    expect(tab.locator(".tile")).to_have_count(5)
+    expect(tab.locator("#summary")).to_have_text("4 images")
+    expect(tab.locator(".tile")).to_have_count(4)
     fold.get_by_role("button", name="Show them").focus()
     tab.keyboard.press("Enter")
     heading = tab.locator(".wall-heading", has_text="Probably not")
@@ -187,6 +188,73 @@ def test_unlikely_hits_are_folded_and_shown_by_a_key(visit: Visit, options: dict
     search(tab, "a blue circle")
     expect(fold).to_be_visible()
     assert "all" not in query_of(tab)
+
+
+def judge_many(tab: Any, ranks: set[int]) -> None:
+    """Make the hits of some ranks likely, as the service would: it also lists them alone."""
+
+    def change(route: Any) -> None:
+        asked = route.request.post_data_json
+        if not asked.get("text"):
+            route.fallback()
+            return
+        every = {key: value for key, value in asked.items() if key != "likely"}
+        response = route.fetch(post_data=every | {"offset": 0, "limit": 500})
+        body = response.json()
+        for rank, hit in enumerate(body["hits"]):
+            hit |= {"likely": rank in ranks, "reason": LOOKS, "caption": f"rank {rank}"}
+        hits = [hit for hit in body["hits"] if hit["likely"] or not asked.get("likely")]
+        end = asked["offset"] + asked["limit"]
+        page = {"hits": hits[asked["offset"] : end], "offset": asked["offset"]}
+        route.fulfill(response=response, json=body | page | {"limit": asked["limit"]})
+
+    tab.route("**/v1/search", change)
+
+
+@pytest.mark.parametrize(
+    "ranks",
+    [{0, 1, 2, 150, 310}, set(range(100)), {*range(105), 260}],
+    ids=["after a page's unlikely end", "a whole page", "two pages"],
+)
+def test_likely_hits_of_later_pages_are_shown(visit: Visit, ranks: set[int]) -> None:
+    tab = visit("/?c=many")
+    judge_many(tab, ranks)
+    search(tab, "a row")
+    tab.keyboard.press("Escape")
+    expect(tab.locator(".tile-link").first).to_have_attribute("aria-label", "rank 0")
+    tab.locator(".tile-link").first.focus()
+    fold = tab.get_by_role("region", name="Unlikely images")
+    while not fold.is_visible():
+        tab.keyboard.press("End")
+        tab.wait_for_timeout(50)
+    tab.keyboard.press("End")
+    last = tab.locator(f'.tile[data-index="{len(ranks) - 1}"] .tile-link')
+    expect(last).to_have_attribute("aria-label", f"rank {max(ranks)}")
+    expect(tab.locator(".tile").last).to_have_attribute("aria-setsize", str(len(ranks)))
+
+
+def test_all_hits_are_shown_where_the_model_judges_no_image(visit: Visit, watch: Watch) -> None:
+    """Hits with all words of the query are likely there, and the others are not judged."""
+    watch.expected |= {400, 501, 503}
+    tab = visit("/?c=many")
+
+    def change(route: Any) -> None:
+        if route.request.post_data_json.get("likely"):
+            # The service itself refuses it: its model has no class vectors.
+            route.fallback()
+            return
+        response = route.fetch()
+        body = response.json()
+        hits = [hit | {"likely": True, "reason": CAPTION} for hit in body["hits"]]
+        route.fulfill(response=response, json=body | {"hits": hits})
+
+    tab.route("**/v1/search", change)
+    search(tab, "row")
+    expect(tab.locator(".chip-why, .tile-why").first).to_be_visible()
+    expect(tab.locator("#message")).to_be_hidden()
+    tab.locator(".tile-link").first.focus()
+    tab.keyboard.press("End")
+    expect(tab.locator('.tile[data-index="199"] .tile-link')).to_be_attached()
 
 
 def test_hits_are_shown_where_none_is_likely(visit: Visit) -> None:

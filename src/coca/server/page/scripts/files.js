@@ -4,12 +4,12 @@ import { openSession, urlOf } from "./api.js";
 import { h } from "./dom.js";
 import { t } from "./language.js";
 import { toast } from "./notices.js";
+import { fileOf } from "./tile.js";
 
 /** Save the original of an item as a file of the reader; of a frame, its video. */
-export async function saveFile({ id, name, original, video }) {
+export async function saveFile(item) {
   await openSession();
-  const shown = video ? name.replace(/#[^#]*$/, "") : name;
-  const link = h("a", { href: urlOf(video ?? original), download: shown || id });
+  const link = h("a", { href: urlOf(item.video ?? item.original), download: fileOf(item) });
   document.body.append(link);
   link.click();
   link.remove();

@@ -11,7 +11,7 @@ import { t } from "./language.js";
 import { announce, report } from "./notices.js";
 import { showsDetails, toggleDetails } from "./preferences.js";
 import { listenToSwipes } from "./swipe.js";
-import { FAVOURITE, isFavourite, labelOf } from "./tile.js";
+import { FAVOURITE, isFavourite, labelOf, nameOf } from "./tile.js";
 import { Why } from "./why.js";
 
 export class ItemView {
@@ -134,19 +134,19 @@ export class ItemView {
   /** Draw all but the stage. */
   #drawParts() {
     const { item } = this;
-    const nameOf = (one) => one?.dataset?.word ?? one?.getAttribute?.("aria-label") ?? one?.textContent;
-    const focused = this.dialog.open && nameOf(document.activeElement);
+    const labelOfPart = (one) => one?.dataset?.word ?? one?.getAttribute?.("aria-label") ?? one?.textContent;
+    const focused = this.dialog.open && labelOfPart(document.activeElement);
     const ids = this.#ids(this.wall.indexOf(item.id));
     this.#neighbours = ids.join();
     this.steps.forEach((one, at) => (one.disabled = ids[at] === null));
-    this.title.textContent = item.caption || item.name || item.id;
+    this.title.textContent = nameOf(item);
     this.bar.replaceChildren(...this.#actions().filter(Boolean));
     this.#stage.element.append(...this.steps, this.title, this.why.chips);
     this.view.replaceChildren(this.bar, this.#stage.element, buildPanel(this));
     this.why.show();
     if (!this.dialog.open) return;
     // Without a focus inside, the keys of the view would be lost.
-    const again = [...this.view.querySelectorAll("button:not(:disabled), input, textarea")].find((one) => nameOf(one) === focused);
+    const again = [...this.view.querySelectorAll("button:not(:disabled), input, textarea")].find((one) => labelOfPart(one) === focused);
     (again ?? $(".item-close", this.bar)).focus();
   }
 

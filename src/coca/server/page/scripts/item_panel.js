@@ -5,11 +5,12 @@ import { captionSection, textsSection } from "./correct.js";
 import { h } from "./dom.js";
 import { TECHNICAL, titleOf, valueName } from "./filters.js";
 import { date, t } from "./language.js";
+import { fileOf, momentOf } from "./tile.js";
 
 /** Kind of an item's date -> its name. */
 const DATES = { taken: "Taken", file: "File date", added: "Added" };
 /** Metadata that the panel shows elsewhere. */
-const SHOWN = new Set(["captions", "name", "people", ...TECHNICAL]);
+const SHOWN = new Set(["captions", "name", "people", "seconds", ...TECHNICAL]);
 
 /** Write exposure time, aperture, focal length and sensitivity as cameras do. */
 function exposureOf({ exposure_s: time, f_number: aperture, focal_length: length, iso }) {
@@ -57,7 +58,8 @@ function peopleOf(view) {
 function detailsOf({ item }) {
   const { latitude, longitude } = item.metadata;
   const rows = [
-    [t("Name"), item.name],
+    [t("Name"), item.name && fileOf(item)],
+    [t("Moment"), momentOf(item)],
     [t("Folder"), valueName("album", item.album)],
     [t(DATES[item.date_source] ?? "Date"), item.time ? date(item.time) : ""],
     [t("Size"), item.width ? t("{width} × {height} pixels", item) : ""],

@@ -13,7 +13,7 @@ import { count, language, number, switchLanguage, t, translatePage } from "./lan
 import { faultOf, hideMessage, queryName, showMessage, showNoItems, showNote } from "./messages.js";
 import { announce, report } from "./notices.js";
 import { rowHeight, sizeControl, themeButton } from "./preferences.js";
-import { likelyPart, ofReason, reasonChips } from "./reasons.js";
+import { allHits, likelyHits, ofReason, reasonChips } from "./reasons.js";
 import { SearchField } from "./search_field.js";
 import { canSave, saveSearch, showSearches } from "./searches.js";
 import { Selection } from "./selection.js";
@@ -24,8 +24,6 @@ import { listenToTransfers } from "./transfer.js";
 import { Uploads } from "./uploads.js";
 import { Wall } from "./wall.js";
 
-/** Ranked searches end here; lists of all items do not. */
-const MAX_RANKED = 16_384;
 /** Interval in which a service that does not answer is asked again. */
 const RETRY_MS = 3000;
 
@@ -115,7 +113,7 @@ function loadWall(at = 0) {
   const body = { ...scope, where: [...scope.where, ...itself(state)], ...queryOf(state, imageOf) };
   document.body.classList.add("loading");
   const ended = field.measure();
-  const read = !hasQuery(state) ? listed(body) : state.why ? ofReason(body, state.why) : ranked(body, state.all);
+  const read = !hasQuery(state) ? listed(body) : state.why ? ofReason(body, state.why) : state.all ? allHits(body) : likelyHits(body);
   const source = async (offset, limit, signal) => {
     const response = await read(offset, limit, signal);
     if (response.folded) drawFold(response.total);
@@ -131,18 +129,12 @@ function loadWall(at = 0) {
 const listed = (body) => (offset, limit, signal) =>
   api.search({ ...body, offset, limit, days: offset === 0 }, signal);
 
-const ranked = (body, all) => async (offset, limit, signal) => {
-  if (offset >= MAX_RANKED) return { hits: [], total: offset };
-  const response = await api.search({ ...body, offset, limit: Math.min(limit, MAX_RANKED - offset) }, signal);
-  return likelyPart(response, all);
-};
-
 /** Draw the end of a number of likely hits, and the button that shows the others below them. */
 function drawFold(likely) {
   const show = () => {
     const at = wall.place ?? 0;
     store.set({ all: true }, { replace: true });
-    wall.addEventListener("received", () => wall.focus(likely), { once: true });
+    wall.addEventListener("received", () => wall.focus(wall.blocks.sections[0]?.start ?? likely), { once: true });
     loadWall(at);
   };
   fold.replaceChildren(

@@ -10,8 +10,18 @@ export const FAVOURITE = "favourite";
 
 export const isFavourite = (item) => item.tags.includes(FAVOURITE);
 
-/** Name of an item for labels: its caption, or its file name. */
-export const labelOf = (item) => shorten(item.caption || item.name || item.id, 120);
+/** Write the moment of a frame in its video, such as 1:05; empty for other items. */
+export const momentOf = ({ video, metadata: { seconds } }) =>
+  (video ? `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}` : "");
+
+/** Name of an item's file; of a frame, that of its video. */
+export const fileOf = ({ id, name, video }) => (video ? name.replace(/#t=[\d.]+$/, "") : name) || id;
+
+/** Name of an item: its caption, or its file; of a frame, with its moment. */
+export const nameOf = (item) => item.caption || [fileOf(item), momentOf(item)].filter(Boolean).join(", ");
+
+/** Name of an item for labels. */
+export const labelOf = (item) => shorten(nameOf(item), 120);
 
 /** Sort key of a hit; null without a query. */
 export const rankOf = (hit) => hit.rank_score ?? hit.fused_score ?? hit.score ?? null;
@@ -71,6 +81,7 @@ export function tile(item, { width, height, address, strength, asked, actions })
     link,
     h("label", { class: "tile-check" }, check),
     strength > 0 && match,
+    item.video && h("span", { class: "tile-video" }, icon("play"), momentOf(item)),
     isFavourite(item) && h("span", { class: "tile-favourite" }, icon("heart")),
     item.reason && item.reason !== LOOKS_LIKE && h("span", { class: "tile-why", id: `why-${item.id}` }, ...lineOf(item, asked)),
   );
@@ -79,7 +90,7 @@ export function tile(item, { width, height, address, strength, asked, actions })
     if ($(".tile-actions", element)) return;
     const act = (name, iconName, action) =>
       button(name, iconName, () => action(item), { tabindex: link.tabIndex, "aria-label": `${name}: ${label}` });
-    link.append(h("span", { class: "tile-caption", "aria-hidden": "true" }, item.caption || item.name));
+    link.append(h("span", { class: "tile-caption", "aria-hidden": "true" }, nameOf(item)));
     element.append(h("div", { class: "tile-actions" },
       act(t("Similar"), "similar", actions.similar),
       act(t("More like this"), "like", actions.more),
