@@ -17,12 +17,12 @@ import copy
 import hashlib
 import json
 import os
-import random
 import re
 import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -128,13 +128,20 @@ def points_of(path: Path) -> Iterator[Point]:
 
 
 def drawn(count: int, seed: int) -> list[Point]:
-    """Draw points of the whole source."""
+    """Draw points of the whole source; a change of the source changes few of them."""
     modules = [
         path
         for path in sorted((ROOT / SOURCE).rglob("*.py"))
         if path.relative_to(ROOT / SOURCE).parts[0] not in LEFT_OUT
     ]
-    return random.Random(seed).sample([it for path in modules for it in points_of(path)], count)
+    points = [point for path in modules for point in points_of(path)]
+    seen: Counter[str] = Counter()
+    ranks = {}
+    for point in points:
+        name = f"{seed}:{point.path}:{point.before}:{point.after}"
+        ranks[point] = hashlib.sha256(f"{name}:{seen[name]}".encode()).digest()
+        seen[name] += 1
+    return sorted(points, key=ranks.__getitem__)[:count]
 
 
 def selections(point: Point) -> list[tuple[str, list[str]]]:
