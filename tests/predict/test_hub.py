@@ -37,7 +37,8 @@ class Handler(BaseHTTPRequestHandler):
                 {"type": "file", "path": file, "size": len(content), "oid": "0" * 40}
                 for file, content in FILES.items()
             ]
-            siblings = [{"rfilename": file, "size": 10**6 * STATED_MB[file]} for file in FILES]
+            sizes = STATED_MB if "blobs=" in self.path else dict.fromkeys(FILES, 0)
+            siblings = [{"rfilename": file, "size": 10**6 * sizes[file]} for file in FILES]
             about: dict[str, Any] = {"id": "some/model", "sha": COMMIT, "siblings": siblings}
             about |= {} if "/revision/" in path else {"cardData": {"license": "mit"}}
             content = json.dumps(tree if "/tree/" in path else about).encode()
