@@ -9,6 +9,7 @@ DEMO := $(VENV)/.installed-demo
 DRAWINGS := $(VENV)/.installed-drawings
 # A comma would end an argument of a function of make.
 DEMO_EXTRAS := demo,milvus-lite
+DEV_EXTRAS := demo,drawings,dev
 DEV := $(VENV)/.installed-dev
 DOCS := $(VENV)/.installed-docs
 BENCH := $(VENV)/.installed-bench
@@ -61,7 +62,7 @@ CLIENTS := .venv-clients/.installed
 .DEFAULT_GOAL := help
 # Two installations at a time would corrupt the folder that they share.
 .NOTPARALLEL:
-.PHONY: help demo everyday test test-all test-server test-export test-runtime test-image test-page test-clients test-integrations test-gpu test-docs test-experimental test-lowest test-wheel test-sold fuzz audit sbom check check-page format bench docs milvus clean
+.PHONY: help demo everyday test test-all test-server test-export test-runtime test-image test-page test-clients test-integrations test-gpu test-docs test-experimental test-lowest test-wheel test-sold test-python mutants weekly fuzz audit sbom check check-page format bench docs milvus clean
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -145,6 +146,18 @@ test-lowest: ## Run a small example with the lowest versions that pyproject.toml
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python tests/lowest.py smoke
 	.venv-lowest/bin/python tests/promises.py
 
+test-python: ## Run the light tests with another Python: make test-python PYTHON=python3.13
+	$(PYTHON) -m venv .venv-$(notdir $(PYTHON))
+	.venv-$(notdir $(PYTHON))/bin/python -m pip install --quiet --disable-pip-version-check \
+		--editable '.[$(DEV_EXTRAS)]'
+	.venv-$(notdir $(PYTHON))/bin/pytest -n $(WORKERS) --dist loadgroup -m 'not ($(HEAVY))' --jaxtyping-packages=
+
+mutants: $(DEV) ## Change 120 single points of the source and count those that a test notices (hours, resumable)
+	$(BIN)/python tests/mutants.py --report benchmarks/results/mutants.md
+
+weekly: ## Run all targets that .ci/run leaves out, also with other installed Pythons (hours)
+	.ci/weekly
+
 fuzz: $(FUZZ) ## Fuzz the readers of images and tars for FUZZ_SECONDS=300; findings are in runs/fuzz
 	OMP_NUM_THREADS=1 .venv-fuzz/bin/python tests/fuzz_untrusted.py runs/fuzz -max_total_time=$(FUZZ_SECONDS)
 
@@ -194,7 +207,7 @@ $(BIN)/python:
 
 $(DEMO): EXTRAS = demo
 $(DRAWINGS): EXTRAS = demo,drawings
-$(DEV): EXTRAS = demo,drawings,dev
+$(DEV): EXTRAS = $(DEV_EXTRAS)
 $(DOCS): EXTRAS = docs
 $(BENCH): EXTRAS = bench,train
 

@@ -16,6 +16,7 @@ from coca.core.errors import MissingExtraError, ModelError
 from coca.predict.hub import HuggingFace
 
 FILES = {"config.json": b"{}", "weights.bin": bytes(range(256)) * 40}
+STATED_MB = {"config.json": 2, "weights.bin": 605}
 COMMIT = "0123456789" * 4
 
 
@@ -36,8 +37,10 @@ class Handler(BaseHTTPRequestHandler):
                 {"type": "file", "path": file, "size": len(content), "oid": "0" * 40}
                 for file, content in FILES.items()
             ]
-            siblings = [{"rfilename": file} for file in FILES]
-            about = {"id": "some/model", "sha": COMMIT, "siblings": siblings}
+            sizes = STATED_MB if "blobs=" in self.path else dict.fromkeys(FILES, 0)
+            siblings = [{"rfilename": file, "size": 10**6 * sizes[file]} for file in FILES]
+            about: dict[str, Any] = {"id": "some/model", "sha": COMMIT, "siblings": siblings}
+            about |= {} if "/revision/" in path else {"cardData": {"license": "mit"}}
             content = json.dumps(tree if "/tree/" in path else about).encode()
             self._send(200, content, body=body)
         elif not path.startswith("/some/model/"):
@@ -82,6 +85,19 @@ def test_files_are_listed_and_fetched(hub: HuggingFace) -> None:
     assert sorted(hub.files("some/model", revision=None)) == sorted(FILES)
     for name, content in FILES.items():
         assert hub.fetch("some/model", name, revision=None).read_bytes() == content
+
+
+def test_the_size_and_licence_of_missing_files_are_known_before_a_download(
+    hub: HuggingFace,
+) -> None:
+    names = list(FILES)
+    assert hub.about("some/model", names, revision=None) == "607 MB, licence mit"
+    assert hub.about("some/model", names, revision=COMMIT) == "607 MB, licence not stated"
+    assert hub.about("some/other", names, revision=None) == ""
+    hub.fetch("some/model", "config.json", revision=None)
+    assert hub.about("some/model", names, revision=None) == "605 MB, licence mit"
+    hub.fetch("some/model", "weights.bin", revision=None)
+    assert hub.about("some/model", names, revision=None) == ""
 
 
 @pytest.mark.parametrize(

@@ -45,10 +45,11 @@ def test_an_empty_image_stays_as_it_is(paper: int) -> None:
     assert torch.equal(trimmed(empty), empty)
 
 
-def test_a_border_that_is_nearly_even_is_cut_as_well() -> None:
+@pytest.mark.parametrize(("corner", "side"), [(250, 10), (243, 10), (242, 18)])
+def test_a_border_within_12_grey_levels_of_its_corner_is_cut(corner: int, side: int) -> None:
     noisy = icon(border=4)
-    noisy[:, 0, 0] = 250
-    assert trimmed(noisy).shape == (3, 10, 10)
+    noisy[:, 0, 0] = corner
+    assert trimmed(noisy).shape == (3, side, side)
 
 
 def test_only_a_configuration_that_asks_for_it_trims() -> None:

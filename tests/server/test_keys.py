@@ -18,8 +18,9 @@ from coca.server.keys import KeyConfig, KeyFile, KeyRing, read_keys, requests_of
 from coca.server.service import Service, open_service
 from coca.server.settings import ServerSettings
 from server_process import data_uri
-from tiny_collection import item_ids_of
+from tiny_collection import item_ids_of, write_collections
 from tiny_data import image_bytes
+from tiny_model import answering, text_head
 
 KEYS = {
     "key-of-anna": KeyConfig(name="anna", collections=("pictures",)),
@@ -399,3 +400,25 @@ def test_a_key_of_a_collection_that_is_not_served_is_an_error(
         pass
     # Nothing would end the threads of a service that was not opened.
     assert {thread for thread in threading.enumerate() if thread.name == "batcher"} <= before
+
+
+def test_an_answer_is_that_of_the_model_and_counts_as_a_request(
+    images: list[bytes], settings: ServerSettings, tmp_path: Path
+) -> None:
+    model = answering(text_head(("yes", "no", "red")))
+    uri = write_collections(tmp_path, model, {"pictures": images})
+    keys = {"key-of-hans": KeyConfig(name="hans", quota=2)}
+    question = {"id": item_ids_of(uri)[0], "question": "what is it?", "limit": 2}
+    with (
+        open_service(uri, ["pictures"], settings, model=model, keys=keys) as service,
+        TestClient(create_app(service, settings), base_url="http://localhost") as client,
+    ):
+        headers = as_key("key-of-hans")
+        answers = [client.post("/v1/answer", json=question, headers=headers) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    (labels,) = model.answer([images[0]], ["what is it?"])
+    found = answers[0].json()["answers"]
+    assert [one["label"] for one in found] == [one.label for one in labels[:2]]
+    assert [one["probability"] for one in found] == pytest.approx(
+        [one.probability for one in labels[:2]], abs=1e-5
+    )

@@ -34,6 +34,7 @@ PEOPLE = {"people": ["Anna Schmidt"], "city": "Lisbon", "ocr_text": "Exit to the
         ("dog in 2016", hit(time=1_460_000_000, date_source="taken"), "year: 2016"),
         ("puppies", hit(caption="a dog", caption_score=0.7), "caption"),
         ("puppies", hit(caption="a dog", caption_score=0.7, bm25=None), "caption"),
+        ("puppies", hit(caption="a dog", caption_score=0.65), "caption"),
         ("puppies", hit(caption="a car", caption_score=0.6), "looks like"),
         ("knitting", hit(caption="Grandma with her knitting"), "caption"),
         ("Exit", hit(metadata=PEOPLE), "text in image"),

@@ -322,3 +322,24 @@ def test_an_item_is_explained_as_in_python(
     assert missed["against"][0] == 'the filter metadata["year"] > 1 excludes it'
     for wrong, status in (({"item": "x", "text": "a"}, 404), ({"item": item_ids[0]}, 400)):
         assert client.post("/v1/explain", json=wrong).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("texts", "status"),
+    [
+        (["a"] * 1_000, 200),
+        (["a"] * 1_001, 422),
+        (["a" * 200] * 500, 200),
+        (["a" * 200] * 499 + ["a" * 201], 422),
+    ],
+    ids=["1,000 values", "1,001 values", "100,000 letters", "100,001 letters"],
+)
+def test_all_conditions_of_a_request_have_a_limit(
+    client: TestClient, texts: list[str], status: int
+) -> None:
+    halves = (texts[: len(texts) // 2], texts[len(texts) // 2 :])
+    where = [{"field": "tags", "operator": "has any", "value": half} for half in halves]
+    answer = client.post("/v1/search", json={"where": where})
+    assert answer.status_code == status, answer.text
+    if status == 422:
+        assert "where must have at most 1,000 values and 100,000 characters" in answer.text
