@@ -226,6 +226,7 @@ def test_a_hit_has_its_metadata_and_a_thumbnail(client: TestClient, images: list
         ({"image": "data:image/png,AAAA"}, 400, "base64"),
         ({"id": "nosuch"}, 404, "nosuch"),
         ({"negative": [{"text": "cat"}]}, 400, "positive"),
+        ({"text": "cat", "likely": True}, 400, "likely needs a query of texts"),
         ({"text": "cat", "filter": "width >"}, 400, "error at character 8"),
         ({"text": "cat", "filter": 'id == "a'}, 400, "quote"),
         ({"text": "cat", "collection": "secret"}, 404, "secret"),

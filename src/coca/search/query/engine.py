@@ -286,7 +286,7 @@ class SearchEngine:
         if options.rerank:
             check_texts(texts)
             if not isinstance(self.embedder, CaptionScorer):
-                raise SearchError("this model writes no captions, so it cannot re-rank by them")
+                raise ArgumentError("this model writes no captions, so it cannot re-rank by them")
             scorer = self.embedder
         by_texts = options.on == "image" and all(term.text is not None for term in terms)
         ranking = _ranking(options, terms)
@@ -303,7 +303,7 @@ class SearchEngine:
             typed = TypedQuery(query, words, spreads_of(self.embedder, query))
         line = line_of(self.embedder, query, positive) if by_texts else None
         if options.likely and line is None:
-            raise SearchError(
+            raise ArgumentError(
                 "likely needs a query of texts, and a model with class vectors such as the default "
                 "one: leave likely out, or set min_score"
             )
