@@ -142,7 +142,7 @@ def test_the_shipped_model_knows_where_it_is_wrong(
     assert (shark.certain(), dash.certain()) == ("fruit", "meal")
     prepared = [model.prepare_image(it) for it in photos.values()]
     assert model.embed_and_caption(prepared)[1] == ["a barn", "fruit", "meal"]
-    assert model.embed_and_caption(prepared, certainty=0)[1] == list(PHOTOS)
+    assert model.embed_and_caption(prepared, certainty=0.0)[1] == list(PHOTOS)
     short = shorten(model, 32).caption(list(photos.values()))
     assert [it.certainty for it in short] == [barn.certainty, shark.certainty, dash.certainty]
 
