@@ -78,7 +78,7 @@ def index(
             known = FINGERPRINTS.get(model, info.fingerprint)
             check_same_model(info, fingerprint=known, embed_dim=info.embed_dim)
         name = defaults.model_to_fill(model, info)
-        return lambda: defaults.load_model(name, execution, to_index=True)
+        return lambda: defaults.load_model(name, execution, to_index=not settings.captions)
 
     def report_run(result: "IndexResult") -> None:
         _report(console, result, uris, where)

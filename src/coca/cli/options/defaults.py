@@ -113,7 +113,7 @@ def load_model(
 ) -> "Predictor":
     """Load the model that the options select, with vectors as short as those of its collection.
 
-    `to_index` chooses the faster runtime for many images, see `load_to_index`.
+    `to_index` chooses the faster runtime for images without captions, see `load_to_index`.
     """
     keep_downloads_quiet(Console())
     from coca.predict.loading import load, load_to_index

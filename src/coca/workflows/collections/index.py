@@ -14,7 +14,7 @@ from coca.core.errors import ConfigError, SearchError
 from coca.core.extras import require_installed
 from coca.data.sample import BadSample, BadSampleLog
 from coca.predict.inputs import CERTAIN
-from coca.predict.loading import load_to_index
+from coca.predict.loading import load, load_to_index
 from coca.predict.predictor import Predictor
 from coca.predict.short_vectors import shorten
 from coca.processing.text_reader import TextReader
@@ -102,7 +102,7 @@ def index(
 
     def choose(info: CollectionInfo | None) -> Callable[[], Predictor]:
         name = model or (DEFAULT_MODEL if info is None else model_of(info))
-        return lambda: load_to_index(name)
+        return lambda: load(name) if options.get("captions", True) else load_to_index(name)
 
     return index_images(listed, choose, uri=uri, **options)
 
@@ -300,7 +300,7 @@ def _writer(settings: IndexSettings) -> Captioner | None:
 
     @cache
     def writer() -> Captioner:
-        model = load_to_index(given) if isinstance(given, str | Path) else given
+        model = load(given) if isinstance(given, str | Path) else given
         return captioner(model, settings.certainty)
 
     return lambda images: writer()(images)
