@@ -29,9 +29,10 @@ from ranking import _images, _rows, _samples, add_data, loaded
 from sample_data import located
 from side_by_side import Figures, Rounds, Unavailable, table, write_report
 
+from coca.core.config.execution import CERTAIN
 from coca.model.generation.generation_config import GenerationConfig
 from coca.predict.certainty import OFFSETS, PEOPLE, WEIGHTS, CaptionJudge, Evidence
-from coca.predict.inputs import CERTAIN, Caption
+from coca.predict.inputs import Caption
 from coca.predict.predictor import Predictor
 
 PEOPLE_PHOTOS = Path(__file__).with_name("photos_with_people.txt")
@@ -222,7 +223,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         arguments,
         rounds,
         "certainty",
-        f"Captions of which the model is at least {CERTAIN:.0%} certain",
+        f"Captions that are at least {CERTAIN:.0%} certain",
         "The fraction of captions that are certain, and the fraction of these that are right, with "
         "its 95 % interval (bootstrap over images); next to it as many captions by cosine and by "
         "mean log-probability. The last two columns are with sure nouns in place of uncertain "

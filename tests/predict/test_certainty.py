@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import coca
+from coca.core.config.execution import CERTAIN
 from coca.predict.certainty import CaptionJudge, Evidence, certainty_of
-from coca.predict.inputs import CERTAIN, Caption
+from coca.predict.inputs import Caption
 from coca.predict.onnx_predictor import open_exported
 from coca.predict.predictor import Predictor
 from coca.predict.short_vectors import shorten

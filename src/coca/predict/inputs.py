@@ -19,6 +19,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from PIL import Image
 
+from coca.core.config.execution import CERTAIN
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import progress_bar
 from coca.metrics.classification import softmax
@@ -26,9 +27,6 @@ from coca.model.generation.generation_config import GeneratedSequence
 from coca.processing.image_file import ImageInput
 
 logger = logging.getLogger(__name__)
-
-CERTAIN = 0.85
-"""Least certainty of a generated caption that is shown and indexed by default."""
 
 T = TypeVar("T")
 

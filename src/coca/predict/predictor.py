@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 from numpy import ndarray
 
+from coca.core.config.execution import CERTAIN
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import progress_bar
 from coca.model.generation.generation_config import (
@@ -27,7 +28,6 @@ from coca.model.generation.generation_config import (
 from coca.predict.certainty import PEOPLE, CaptionJudge
 from coca.predict.image_reading import BEFORE_WORD, ImageReading, read_words
 from coca.predict.inputs import (
-    CERTAIN,
     Caption,
     OnError,
     Prediction,

@@ -9,6 +9,7 @@ import typer
 from coca.cli.console import Console, shows_progress
 from coca.cli.options import defaults, images
 from coca.cli.options.search_options import CollectionOptions
+from coca.core.config.execution import CERTAIN
 from coca.core.config.frozen_config import load_config
 from coca.core.errors import SearchError
 from coca.model.generation.generation_config import GenerationConfig
@@ -65,7 +66,7 @@ def caption(
     corrected, and searches find them by the new text.
 
     Certainty is the probability that the first noun of a caption is right; a dash if the model has
-    none. An uncertain caption is replaced by a noun of which the model is sure, or by nothing,
+    none. An uncertain caption is replaced by a noun that the model is sure of, or by nothing,
     unless --all, --prompt or several captions are asked for. The score is the log-likelihood of the
     caption, in nats: 0 is the highest. Several captions of an
     image are sorted by their rank score. In beam search it is the score, less the penalties of the
@@ -90,7 +91,6 @@ def caption(
     if out is not None:
         images.check_out(out)
     paths = images.find(files, videos=True)
-    from coca.predict.inputs import CERTAIN
     from coca.predict.video import caption_files
 
     least = 0.0 if uncertain or several else CERTAIN

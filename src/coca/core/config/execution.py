@@ -8,6 +8,9 @@ from typing import Literal, TypeAlias, get_args
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError
 
+CERTAIN = 0.85
+"""Least certainty of a generated caption that is shown and indexed by default."""
+
 Precision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
 
 

@@ -9,11 +9,11 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from coca.core.config.execution import CERTAIN
 from coca.core.config.frozen_config import non_default
 from coca.core.errors import ConfigError, SearchError
 from coca.core.extras import require_installed
 from coca.data.sample import BadSample, BadSampleLog
-from coca.predict.inputs import CERTAIN
 from coca.predict.loading import load, load_to_index
 from coca.predict.predictor import Predictor
 from coca.predict.short_vectors import shorten

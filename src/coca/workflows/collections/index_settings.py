@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from coca.core.config.execution import CERTAIN
 from coca.core.config.frozen_config import Config, Fraction
 
 
@@ -26,8 +27,8 @@ class IndexSettings(Config):
     """Generate captions for images that have none."""
     captions_from: Any = None
     """Model that generates the captions; default: the model of the vectors, if it has a decoder."""
-    certainty: Fraction = 0.85
-    """Least certainty of a generated caption, 0 to 1. Below it, a noun of which the model is sure
+    certainty: Fraction = CERTAIN
+    """Least certainty of a generated caption, 0 to 1. Below it, a noun that the model is sure of
     takes its place, if there is one; 0 keeps all captions."""
     ocr: bool = False
     """Read the text inside images, which searches find by its words; also of images that were
