@@ -123,7 +123,7 @@ def check(hits: Sequence[Hit], expected: Sequence[Expected], options: SearchOpti
         assert hit.score == pytest.approx(own.score, abs=TOLERANCE)
         assert own.key == pytest.approx(place.key, abs=TOLERANCE)
         assert hit.copies == own.copies
-        assert (hit.path, hit.caption) == (own.record.path, own.record.caption)
+        assert (hit.path, hit.caption) == (own.record.path, own.record.shown_caption)
         if hit.fused_score is not None:
             assert hit.fused_score == pytest.approx(own.key, abs=TOLERANCE)
 

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import ArgumentError, SearchError
+from coca.search.named_captions import named_caption
 from coca.search.perceptual_hash import HASH_BYTES
 
 ID, PATH, CONTENT, CAPTION, ALBUM, TAGS = "id", "path", "content", "caption", "album", "tags"
@@ -125,6 +126,13 @@ class Record:
         return "model" if self.origin.captioned else "given"
 
     @property
+    def shown_caption(self) -> str:
+        """The caption as hits have it: a generated one is completed by names and place."""
+        if self.caption_source == "model":
+            return named_caption(self.caption, self.metadata)
+        return self.caption
+
+    @property
     def date_source(self) -> DateSource:
         """Source of the date: capture, file or upload; empty without a date."""
         return (self.origin.dated or "taken") if self.time else ""
@@ -146,7 +154,7 @@ class Record:
             caption_source=self.caption_source,
             date_source=self.date_source,
             unedited=self.unedited,
-            **{name: getattr(self, name) for name in HIT_FIELDS},
+            **{name: getattr(self, name) for name in HIT_FIELDS} | {CAPTION: self.shown_caption},
         )
 
 
@@ -191,6 +199,7 @@ class Hit:
     """Cosine of query and image, or of query and caption, -1 to 1."""
     path: str
     caption: str
+    """`Record.shown_caption`."""
     metadata: Mapping[str, Any]
     content: str = ""
     """Hash of the image's bytes; empty if unknown."""

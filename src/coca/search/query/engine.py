@@ -396,7 +396,7 @@ class SearchEngine:
             score=None if found is None else sort_score(found),
             parts=parts,
             against=tuple(against),
-            caption=record.caption or reading.caption,
+            caption=record.shown_caption or reading.caption,
             caption_source=record.caption_source or ("model" if reading.caption else ""),
             labels=labels,
             words=reading.words,

@@ -170,13 +170,14 @@ def fields_of(
     # The image of a path may change, and clients keep what a URL returned.
     query = f"?collection={quote(served.name)}&content={quote(record.content)}"
     moment = record.path.rpartition("#")[2] if SECONDS in record.metadata else ""
+    caption = record.shown_caption if isinstance(record, Record) else record.caption
     return {
         "id": record.id,
         "name": name_of(tenant, record),
         "path": record.path if tenant.service.settings.show_paths else None,
         "uploaded": tenant.service.uploads.contains(record.path),
-        "caption": record.caption,
-        "captions": _captions(record.caption, record.metadata),
+        "caption": caption,
+        "captions": _captions(caption, record.metadata),
         "caption_source": record.caption_source,
         "unedited": dict(record.unedited),
         "tags": list(record.tags),
