@@ -21,7 +21,7 @@ from typing import Any
 from side_by_side import Rounds, Spread, Unavailable, machine, print_unavailable
 
 PEERS = {
-    *("faiss", "hnswlib", "lancedb", "qdrant_client", "sqlite_vec", "usearch"),
+    *("faiss", "hnswlib", "lancedb", "sqlite_vec", "usearch"),
     *("bm25s", "tantivy", "open_clip", "open_clip_train", "webdataset"),
     *("apsw", "milvus_lite", "playwright", "pyarrow", "pymilvus", "threadpoolctl"),
 }
