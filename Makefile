@@ -62,7 +62,7 @@ CLIENTS := .venv-clients/.installed
 .DEFAULT_GOAL := help
 # Two installations at a time would corrupt the folder that they share.
 .NOTPARALLEL:
-.PHONY: help demo everyday test test-all test-server test-export test-runtime test-image test-page test-clients test-integrations test-gpu test-docs test-experimental test-lowest test-wheel test-sold test-python mutants weekly fuzz audit sbom check check-page format bench docs milvus clean
+.PHONY: help demo everyday test test-all test-server test-export test-runtime test-image test-page test-clients test-integrations test-gpu test-docs test-experimental test-lowest test-wheel test-sold test-python lock mutants weekly fuzz audit sbom check check-page format bench docs milvus clean
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -152,6 +152,12 @@ test-python: ## Run the light tests with another Python: make test-python PYTHON
 		--editable '.[$(DEV_EXTRAS)]'
 	.venv-$(notdir $(PYTHON))/bin/pytest -n $(WORKERS) --dist loadgroup -m 'not ($(HEAVY))' --jaxtyping-packages=
 
+lock: ## Write tests/locked.txt, the versions of all packages of `make test`, from a new environment
+	$(PYTHON) -m venv --clear .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[$(DEV_EXTRAS)]'
+	@echo '# Versions of all packages of `make test`, written by `make lock`; pyproject.toml has the bounds for users.' > $(LOCK)
+	.venv-lock/bin/python -m pip freeze --exclude-editable | sed -E 's/\+[A-Za-z0-9.]+$$//' >> $(LOCK)
+
 mutants: $(DEV) ## Change 120 single points of the source and count those that a test notices (hours, resumable)
 	$(BIN)/python tests/mutants.py --report benchmarks/results/mutants.md
 
@@ -207,13 +213,17 @@ $(BIN)/python:
 
 $(DEMO): EXTRAS = demo
 $(DRAWINGS): EXTRAS = demo,drawings
+# The tests run with the versions of one list; other Pythons and the lowest versions have targets of their own.
+LOCK := tests/locked.txt
 $(DEV): EXTRAS = $(DEV_EXTRAS)
+$(DEV): LOCKED = --constraint $(LOCK)
+$(DEV): $(LOCK)
 $(DOCS): EXTRAS = docs
 $(BENCH): EXTRAS = bench,train
 
 $(DEMO) $(DRAWINGS) $(DEV) $(DOCS) $(BENCH): pyproject.toml | $(BIN)/python
 	@echo "installing coca-captioners[$(EXTRAS)] into $(VENV); the first time takes some minutes"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(LOCKED) --editable '.[$(EXTRAS)]'
 	@touch $@
 
 $(MILVUS): | $(DEV)

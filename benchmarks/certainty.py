@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
+from nouns import with_interval
 from options import run
 from ranking import _images, _rows, _samples, add_data, loaded
 from sample_data import located
@@ -36,7 +37,7 @@ from coca.predict.inputs import Caption
 from coca.predict.predictor import Predictor
 
 PEOPLE_PHOTOS = Path(__file__).with_name("photos_with_people.txt")
-DRAWINGS, STEPS, DRAWS = 500, 50, 2_000
+DRAWINGS, STEPS = 500, 50
 SHARES = {
     "things": {"photos": 1.0, "sentences": 0.2},
     "people": {"photos": 1.0, "sentences": 0.4},
@@ -163,15 +164,7 @@ def fitted(rows: Sequence[tuple[str, Judged]], kind: str) -> Float[np.ndarray, "
 def shown(rows: Sequence[Judged], order: Float[np.ndarray, " N"], count: int) -> str:
     """Format the fraction of right captions among the first of an order, with its interval."""
     right = np.array([it.right for it in rows])[np.argsort(-order, kind="stable")[:count]]
-    return interval(right)
-
-
-def interval(right: Bool[np.ndarray, " N"]) -> str:
-    if not len(right):
-        return "-"
-    drawn = np.random.default_rng(0).choice(right, (DRAWS, len(right))).mean(axis=1)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return f"{right.mean():.3f} ({low:.3f} to {high:.3f})"
+    return with_interval(right)
 
 
 def referee(arguments: argparse.Namespace) -> Rounds:
@@ -199,11 +192,11 @@ def referee(arguments: argparse.Namespace) -> Rounds:
                     f"{name}, {part}",
                     f"{right.mean():.3f}",
                     f"{certain.mean():.3f}",
-                    interval(right[certain]),
+                    with_interval(right[certain]),
                     shown(rows, cosine, count),
                     shown(rows, mean, count),
                     f"{(certain | nouns).mean():.3f}",
-                    interval(either),
+                    with_interval(either),
                 ]
             )
             figures |= {

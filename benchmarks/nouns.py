@@ -122,7 +122,9 @@ def marked(
     return figures
 
 
-def with_interval(values: Float[ndarray, " Q"]) -> str:
+def with_interval(values: Float[ndarray, " Q"] | Bool[ndarray, " Q"]) -> str:
+    if not len(values):
+        return "-"
     drawn = np.random.default_rng(0).choice(values, (2_000, len(values))).mean(axis=1)
     low, high = np.quantile(drawn, (0.025, 0.975))
     return f"{np.mean(values):.3f} ({low:.3f} to {high:.3f})"

@@ -21,9 +21,9 @@ from typing import Any
 from side_by_side import Rounds, Spread, Unavailable, machine, print_unavailable
 
 PEERS = {
-    *("faiss", "hnswlib", "lancedb", "qdrant_client", "sqlite_vec", "usearch"),
+    *("faiss", "hnswlib", "lancedb", "sqlite_vec", "usearch"),
     *("bm25s", "tantivy", "open_clip", "open_clip_train", "webdataset"),
-    *("apsw", "milvus_lite", "playwright", "pyarrow", "pymilvus", "threadpoolctl"),
+    *("apsw", "milvus_lite", "pyarrow", "pymilvus", "threadpoolctl"),
 }
 """Modules of optional packages; a benchmark that lacks one is unavailable, not broken."""
 EXIT_UNAVAILABLE = 69

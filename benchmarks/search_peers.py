@@ -48,7 +48,6 @@ from vector_stores import (
     NumPy,
     OnServer,
     Ours,
-    Qdrant,
     Rows,
     SQLiteVec,
     Store,
@@ -75,7 +74,6 @@ STORES: dict[str, tuple[str, Callable[[Path], Store]]] = {
     "usearch-hnsw": ("usearch HNSW", USearch),
     "hnswlib": ("hnswlib 16/200, ef 64", HNSWLib),
     "lancedb": ("LanceDB IVF_HNSW_SQ, ef 64", Lance),
-    "qdrant": ("Qdrant, local mode", Qdrant),
     "sqlite-vec": ("sqlite-vec, exact", SQLiteVec),
 }
 """Title and constructor of each store."""
@@ -346,7 +344,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         ),
         packages=[
             *("numpy", "numkong", "pymilvus", "milvus-lite", "faiss-cpu", "usearch", "hnswlib"),
-            *("lancedb", "qdrant-client", "sqlite-vec"),
+            *("lancedb", "sqlite-vec"),
         ],
     )
     return rounds

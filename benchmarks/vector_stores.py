@@ -371,53 +371,6 @@ class Lance(Library):
         self.images.merge_insert("row").when_matched_update_all().execute(new)
 
 
-class Qdrant(Library):
-    """Local mode of qdrant-client, without a server."""
-
-    def __init__(self, folder: Path) -> None:
-        from qdrant_client import QdrantClient, models
-
-        super().__init__(folder)
-        self.connect, self.models = partial(QdrantClient, path=str(self.file)), models
-
-    def build(self, rows: Rows) -> None:
-        client = self.connect()
-        config = self.models.VectorParams(size=rows.dim, distance=self.models.Distance.DOT)
-        client.create_collection("images", vectors_config=config)
-        for part, block in rows.blocks():
-            client.upload_collection(
-                "images",
-                vectors=block,
-                payload=[{"number": int(number)} for number in rows.numbers[part]],
-                ids=range(part.start, part.stop),
-                batch_size=1_000,
-            )
-        client.close()
-
-    def open(self, rows: Rows) -> None:
-        super().open(rows)
-        self.client = self.connect()
-
-    def search(self, queries: np.ndarray, below: int | None) -> list[list[int]]:
-        kept = None
-        if below is not None:
-            number = self.models.FieldCondition(key="number", range=self.models.Range(lt=below))
-            kept = self.models.Filter(must=[number])
-        answers = [
-            self.client.query_points("images", query=query, limit=K, query_filter=kept)
-            for query in queries
-        ]
-        return [[int(point.id) for point in answer.points] for answer in answers]
-
-    def replace(self, row: int, vector: np.ndarray) -> None:
-        payload = {"number": int(self.numbers[row])}
-        point = self.models.PointStruct(id=row, vector=vector.tolist(), payload=payload)
-        self.client.upsert("images", [point])
-
-    def close(self) -> None:
-        self.client.close()
-
-
 class SQLiteVec(Library):
     """Exact search of sqlite-vec, by `apsw`, as the `sqlite3` of Python may load no extension."""
 

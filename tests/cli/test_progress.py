@@ -37,7 +37,20 @@ def test_a_line_every_ten_seconds_reports_rate_time_left_and_figures(
     assert written == [
         "training: 100/2,000 (5 %), 10/s, 3:10 left, loss 2.31, pairs/s 812",
         "training: 200/2,000 (10 %), 10/s, 3:00 left, loss 2.31, pairs/s 812",
-        "training: 200/2,000 (10 %), 10/s, 3:00 left, loss 2.31, pairs/s 812",
+    ]
+
+
+def test_the_last_line_has_what_came_after_the_one_before(clock: Clock, capsys: Captured) -> None:
+    with lines("short", 5) as bar:
+        bar.advance(5)
+    with lines("reading", 7) as bar:
+        clock.now_s += 10
+        bar.advance(5)
+        clock.now_s += 4
+        bar.advance(2)
+    assert capsys.readouterr().err.splitlines() == [
+        "reading: 5/7 (71 %), 2 s each, 0:04 left",
+        "reading: 7/7 (100 %), 2 s each, 0:14",
     ]
 
 

@@ -1,21 +1,37 @@
-"""Each figure of a table in the docs is in the report that its section names.
+"""Each figure of a table in the docs is in the report that its section names, and each figure of
+README, changelog and docs in some report.
 
-A report is a file of `benchmarks/results/`, or the model card. Only decimal fractions are compared:
-they are measured, and integers are mostly sizes. Goals and figures of other sources stay out.
+A report is a file of `benchmarks/results/`, the model card or the lab notes. Only decimal fractions
+are compared: they are measured, and integers are mostly sizes. Goals and figures of other sources
+stay out. A figure of a sentence may be in any report, so a wrong one can be there by chance.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
+import documented
+
 ROOT = Path(__file__).parents[2]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [page for page in documented.PAGES if page.parent.name == "docs"]
 CARD = ROOT / "src" / "coca" / "weights" / "everyday" / "README.md"
 REPORT = re.compile(r"`(benchmarks/results/[\w.-]+)\*?`|`([\w-]+_[\w.-]+\.md)`")
 NUMBER = re.compile(r"(?<![\w.,/-])(\d[\d,]*\.\d+|\.\d+)(?![\w/]|[.,]\d)")
 HEADS_OF_GOALS = ("goal",)
+READ_BY_PEOPLE = [ROOT / "README.md", ROOT / "CHANGELOG.md", *PAGES]
+REPORTS = [
+    *sorted((ROOT / "benchmarks" / "results").glob("*.md")),
+    CARD,
+    ROOT / "benchmarks" / "lab-notes.md",
+]
+NOT_TEXT = re.compile(r"(?ms)^```.*?^```|`[^`]*`|\]\([^)]*\)|arXiv [\d.]+")
+OF_OTHERS = {
+    "The published CoCa models": "sizes of published files",
+    "Languages, memory and time": "immich's documentation",
+}
+"""Sections with figures of other sources, and the source."""
 
 
 def sections(text: str) -> Iterator[tuple[str, str]]:
@@ -52,12 +68,19 @@ def is_in(number: str, measured: list[float]) -> bool:
     return any(abs(it - value) <= half or abs(100 * it - value) <= half for it in measured)
 
 
-def untraced(section: str, sources: list[Path]) -> list[str]:
+def untraced(shown: Iterable[str], sources: list[Path]) -> list[str]:
+    """Return the figures of texts that no source has."""
     texts = " ".join(source.read_text(encoding="utf-8") for source in sources)
     numbers = re.findall(r"(?<![\w.,])\d[\d,]*(?:\.\d+)?|(?<![\w.,])\.\d+", texts)
     measured = [float(it.replace(",", "")) for it in numbers]
-    shown = (found for cell in cells(section) for found in NUMBER.findall(cell))
-    return [number for number in shown if not is_in(number, measured)]
+    figures = (figure for text in shown for figure in NUMBER.findall(text))
+    return [figure for figure in figures if not is_in(figure, measured)]
+
+
+def sentences(section: str) -> Iterator[str]:
+    """Yield the lines of a section outside tables and code."""
+    lines = NOT_TEXT.sub("", section).splitlines()
+    return (line for line in lines if not line.startswith("|"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.stem))
@@ -66,7 +89,18 @@ def test_each_figure_of_a_table_is_in_the_report_that_its_section_names(page: Pa
     for heading, section in sections(page.read_text(encoding="utf-8")):
         reports = reports_of(section)
         assert reports or page.stem != "results" or "|" not in section, heading
-        if reports and (rest := untraced(section, [*reports, CARD])):
+        if reports and (rest := untraced(cells(section), [*reports, CARD])):
+            missing[heading] = rest
+    assert missing == {}
+
+
+@pytest.mark.parametrize("page", READ_BY_PEOPLE, ids=lambda page: str(page.stem))
+def test_each_figure_is_in_some_report(page: Path) -> None:
+    missing = {}
+    for heading, section in sections(page.read_text(encoding="utf-8")):
+        shown = [*sentences(section), *([] if reports_of(section) else cells(section))]
+        texts = [NOT_TEXT.sub("", text) for text in shown]
+        if heading not in OF_OTHERS and (rest := untraced(texts, REPORTS)):
             missing[heading] = rest
     assert missing == {}
 
@@ -75,5 +109,7 @@ def test_a_figure_that_no_report_has_is_found(tmp_path: Path) -> None:
     report = tmp_path / "report.md"
     report.write_text("| 0.6667 | 1,234.5 | 12 |\n", encoding="utf-8")
     section = "## Speed\n\n| a | b | goal |\n|---|---|---|\n| 0.67 (66.7 %) | 1,234.5 | 0.99 |\n"
-    assert untraced(section, [report]) == []
-    assert untraced(section.replace("0.67 (", "0.68 ("), [report]) == ["0.68"]
+    assert untraced(cells(section), [report]) == []
+    assert untraced(cells(section.replace("0.67 (", "0.68 (")), [report]) == ["0.68"]
+    text = "It is 0.67, or 0.5 (`0.1`, arXiv 2205.01917).\n"
+    assert untraced(sentences(text), [report]) == ["0.5"]

@@ -7,9 +7,13 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import coca
@@ -46,6 +50,34 @@ def test_the_changelog_has_no_version_that_was_never_released() -> None:
     if headings == ["Unreleased"]:
         # Nobody had what a first release removes or fixes.
         assert re.findall(r"^### (.+)$", CHANGELOG, re.MULTILINE) == ["Added"]
+
+
+def required(extra: str, project: dict[str, Any]) -> Iterator[Requirement]:
+    """Yield what an extra needs, also through other extras."""
+    for text in project["optional-dependencies"][extra]:
+        requirement = Requirement(text)
+        if requirement.name == project["name"]:
+            for inner in requirement.extras:
+                yield from required(inner, project)
+        elif requirement.marker is None or requirement.marker.evaluate():
+            yield requirement
+
+
+def test_the_locked_environment_of_the_tests_has_each_package_within_its_bounds() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = (ROOT / "tests" / "locked.txt").read_text(encoding="utf-8").splitlines()[1:]
+    locked = {
+        canonicalize_name(name): version for name, version in (it.split("==") for it in lines)
+    }
+    needed = [*map(Requirement, project["dependencies"])]
+    needed += [it for extra in ("demo", "drawings", "dev") for it in required(extra, project)]
+    assert len(needed) > 50
+    outside = [
+        str(it)
+        for it in needed
+        if not it.specifier.contains(locked.get(canonicalize_name(it.name), "0"))
+    ]
+    assert outside == []
 
 
 def git(folder: Path, *arguments: str, time_s: int = 0) -> None:

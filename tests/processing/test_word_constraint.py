@@ -51,6 +51,19 @@ def test_each_caption_within_the_budget_has_whole_listed_words(
     assert is_caption(ids, words)
 
 
+def test_a_mark_that_joins_words_follows_a_word_only_after_a_space() -> None:
+    vocabulary = ["", "a", "dog", ".", "-", " -", "'", "\ufffd", " "]
+    constraint = WordConstraint.of_words(
+        ["a", "dog"],
+        encode=lambda text, limit: [vocabulary.index(text)],
+        decode=lambda ids: "".join(vocabulary[id_] for id_ in ids),
+        eos_id=EOS,
+        vocab_size=SIZE,
+    )
+    following = [vocabulary[id_] for id_ in allowed(constraint, [1], 3)]
+    assert following == ["", "a", "dog", ".", " -"]
+
+
 def words_from(starts: Sequence[int], rest: Sequence[int]) -> st.SearchStrategy[list[list[int]]]:
     """Draw words where a token begins a word or continues one, as in a vocabulary with spaces."""
     word = st.tuples(st.sampled_from(starts), st.lists(st.sampled_from(rest), max_size=3))

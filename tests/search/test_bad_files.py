@@ -142,8 +142,18 @@ def test_settings_of_an_index_and_calls_of_a_closed_store_are_refused(store: Sto
 
 
 def test_a_drive_of_another_machine_is_refused(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_ones = set[sqlite3.Connection]()
+
     class Remote(sqlite3.Connection):
         """Answers as SQLite does where the shared memory of WAL does not work."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            open_ones.add(self)
+
+        def close(self) -> None:
+            super().close()
+            open_ones.discard(self)
 
         def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
             return super().execute(statement.replace("journal_mode=WAL", "journal_mode"), *values)
@@ -155,6 +165,7 @@ def test_a_drive_of_another_machine_is_refused(uri: str, monkeypatch: pytest.Mon
         patch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Remote))
         message = fault_of(lambda: open_store(uri, create=True))
     assert re.search("network drive: use a local disk, or a Milvus server", message)
+    assert open_ones == set()
     with open_collection(uri) as collection:
         assert collection.ids() == ["cat"]
 

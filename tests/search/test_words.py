@@ -161,10 +161,15 @@ def test_a_caption_of_a_model_is_a_field_of_its_own() -> None:
         ("red-car_2.webp", "red car 2"),
         ("film.v2/holiday.mp4#t=12.5", "holiday"),
         ("https://host/a/boat.jpg?size=1.5", "boat"),
+        ("why?/boat.jpg", "boat"),
     ],
 )
 def test_a_file_is_found_by_its_name(path: str, query: str) -> None:
     assert found(query, texts_of(record(path))["name"]) == 1
+
+
+def test_the_query_of_a_url_is_not_part_of_the_name() -> None:
+    assert found("size", texts_of(record("https://host/a/boat.jpg?size=1.5"))["name"]) == 0
 
 
 def test_generated_captions_are_searched_only_if_all_captions_count() -> None:

@@ -121,28 +121,30 @@ class _PaceColumn(ProgressColumn):
 
 @contextmanager
 def lines(title: str, total: int | None) -> Iterator[Bar]:
-    """Write a line to stderr every ten seconds, and a final line if any was written."""
+    """Write a line to stderr every ten seconds, and what came after the last line at the end."""
     bar = _Lines(title, total)
     yield bar
-    if bar.written:
+    if bar.is_behind:
         bar.write()
 
 
 class _Lines:
     def __init__(self, title: str, total: int | None) -> None:
-        self.written = 0
+        self.is_behind = False
+        """Whether a line was written, and more was done since."""
         self._title = title
         self._count = _Count(total)
-        self._written_at = time.monotonic()
+        self._started_at = self._written_at = time.monotonic()
 
     def advance(self, count: int = 1, **figures: int | float | str) -> None:
         self._count.add(count, figures)
+        self.is_behind = self._written_at > self._started_at
         if time.monotonic() - self._written_at >= LINE_EVERY_S:
             self.write()
 
     def write(self) -> None:
         self._written_at = time.monotonic()
-        self.written += 1
+        self.is_behind = False
         done, total = self._count.done, self._count.total
         counted = f"{done:,}" if total is None else f"{done:,}/{total:,} ({_percent(done, total)})"
         parts = [counted, self._count.pace(), self._count.shown_figures()]

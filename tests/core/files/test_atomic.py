@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coca.core.errors import StorageError
-from coca.core.files.atomic import append_line, atomic_folder, read_json, sha256_file, write_atomic
+from coca.core.files.atomic import (
+    append_line,
+    atomic_folder,
+    read_json,
+    sha256_file,
+    user_cache,
+    write_atomic,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -21,6 +28,19 @@ def names(folder: Path) -> list[str]:
 
 class BrokenError(Exception):
     """What a body raises in these tests."""
+
+
+@pytest.mark.parametrize(
+    ("setting", "folder"), [("/elsewhere", "/elsewhere"), ("", "/home/anna/.cache"), (None, None)]
+)
+def test_the_cache_is_in_the_folder_of_the_environment_or_of_the_user(
+    setting: str | None, folder: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/anna")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if setting is not None:
+        monkeypatch.setenv("XDG_CACHE_HOME", setting)
+    assert user_cache() == Path(folder or "/home/anna/.cache") / "coca"
 
 
 # --- write_atomic ---

@@ -95,6 +95,13 @@ def test_a_pickle_with_more_than_tensors_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "was_run").exists()
 
 
+@pytest.mark.parametrize("content", [{"epoch": 3}, [torch.zeros(2)], {"state_dict": {"epoch": 3}}])
+def test_a_file_that_is_not_a_state_dict_is_refused(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(ModelError, match="is not a state dict: names with tensors"):
+        load_encoder_weights(encoder(), EncoderWeightsConfig(file=tmp_path / "weights.pth"))
+
+
 def install(folder: Path, state: dict[str, Tensor]) -> str:
     """A package with one file of weights; returns its SHA-256."""
     package, info = folder / "some_model", folder / "some_model-1.5.dist-info"

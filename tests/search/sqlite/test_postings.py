@@ -2,6 +2,7 @@ import math
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 
 import bm25s
 import numpy as np
@@ -64,15 +65,15 @@ Rows = dict[int, Texts]
 
 @pytest.fixture
 def connection() -> Iterator[sqlite3.Connection]:
-    connection = empty()
-    yield connection
-    connection.close()
+    with empty() as connection:
+        yield connection
 
 
-def empty() -> sqlite3.Connection:
-    connection = sqlite3.connect(":memory:")
-    postings.create(connection, "x")
-    return connection
+@contextmanager
+def empty() -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        postings.create(connection, "x")
+        yield connection
 
 
 def written(connection: sqlite3.Connection, rows: Rows, write: Mapping[int, Texts | None]) -> None:
@@ -137,25 +138,28 @@ def test_scores_and_matches_are_those_of_the_formula_after_any_writes(
     query: str,
     captions: CaptionChoice,
 ) -> None:
-    connection, rows, recent = empty(), Rows(), postings.RecentWords()
-    for write in writes:
-        written(connection, rows, write)
-    for write in later:
-        # Rows that are not in their blocks yet.
-        words = {row: analyzed(texts or {}) for row, texts in write.items()}
-        recent = recent.replaced(words, [])
-        rows |= {row: texts for row, texts in write.items() if texts is not None}
-        for row in [row for row, texts in write.items() if texts is None]:
-            rows.pop(row, None)
-    assert all(analyzed(texts).length == 2 * length(texts) for texts in rows.values())
-    expected = by_hand(rows, query, captions)
-    assert scores(connection, rows, query, captions, recent) == pytest.approx(expected, rel=1e-5)
-    words_of_query = query_terms(query)
-    parts = {row: text_match(words_of_query, matched(rows[row])) for row in sorted(rows)}
-    found, match = postings.Postings(connection, "x", SIZE, recent).text_matches(words_of_query)
-    assert dict(zip(found.tolist(), match.tolist(), strict=True)) == pytest.approx(
-        {row: part for row, part in parts.items() if part}
-    )
+    rows, recent = Rows(), postings.RecentWords()
+    with empty() as connection:
+        for write in writes:
+            written(connection, rows, write)
+        for write in later:
+            # Rows that are not in their blocks yet.
+            words = {row: analyzed(texts or {}) for row, texts in write.items()}
+            recent = recent.replaced(words, [])
+            rows |= {row: texts for row, texts in write.items() if texts is not None}
+            for row in [row for row, texts in write.items() if texts is None]:
+                rows.pop(row, None)
+        assert all(analyzed(texts).length == 2 * length(texts) for texts in rows.values())
+        expected = by_hand(rows, query, captions)
+        assert scores(connection, rows, query, captions, recent) == pytest.approx(
+            expected, rel=1e-5
+        )
+        words_of_query = query_terms(query)
+        parts = {row: text_match(words_of_query, matched(rows[row])) for row in sorted(rows)}
+        found, match = postings.Postings(connection, "x", SIZE, recent).text_matches(words_of_query)
+        assert dict(zip(found.tolist(), match.tolist(), strict=True)) == pytest.approx(
+            {row: part for row, part in parts.items() if part}
+        )
 
 
 def matched(texts: Texts) -> list[str]:
@@ -168,15 +172,15 @@ def matched(texts: Texts) -> list[str]:
 def test_a_table_depends_on_its_rows_and_not_on_the_order_of_writes(
     writes: list[dict[int, Texts | None]],
 ) -> None:
-    connection, rows = empty(), Rows()
-    for write in writes:
-        written(connection, rows, write)
-    at_once = empty()
-    written(at_once, Rows(), rows)
-    for block in {row // BLOCK_ROWS for write in writes for row in write}:
-        postings.write(at_once, "x", block, {})
-    read = "SELECT * FROM x_words ORDER BY block, term"
-    assert connection.execute(read).fetchall() == at_once.execute(read).fetchall()
+    rows = Rows()
+    with empty() as connection, empty() as at_once:
+        for write in writes:
+            written(connection, rows, write)
+        written(at_once, Rows(), rows)
+        for block in {row // BLOCK_ROWS for write in writes for row in write}:
+            postings.write(at_once, "x", block, {})
+        read = "SELECT * FROM x_words ORDER BY block, term"
+        assert connection.execute(read).fetchall() == at_once.execute(read).fetchall()
 
 
 @given(st.lists(TEXT_OF_WORDS))
@@ -184,15 +188,16 @@ def test_scores_of_one_field_are_those_of_bm25s_with_the_method_of_lucene(some: 
     texts = [*some, "sky"]
     ranker = bm25s.BM25(method="lucene", k1=1.2, b=0.75)
     ranker.index([terms_of(text) for text in texts], show_progress=False)
-    connection, rows = empty(), Rows()
-    written(connection, rows, {row: {"caption": text} for row, text in enumerate(texts)})
-    for query in ("red", "car", "red dogs", "猫 sky 😀", "Kinder"):
-        terms = [term for word in query_terms(query) for term in word]
-        known = [term for term in terms if term in ranker.vocab_dict]
-        expected = ranker.get_scores(known) if known else np.zeros(len(texts))
-        found = scores(connection, rows, query)
-        found_scores = [found.get(row, 0.0) for row in range(len(texts))]
-        assert found_scores == pytest.approx(expected.tolist(), rel=1e-5)
+    rows = Rows()
+    with empty() as connection:
+        written(connection, rows, {row: {"caption": text} for row, text in enumerate(texts)})
+        for query in ("red", "car", "red dogs", "猫 sky 😀", "Kinder"):
+            terms = [term for word in query_terms(query) for term in word]
+            known = [term for term in terms if term in ranker.vocab_dict]
+            expected = ranker.get_scores(known) if known else np.zeros(len(texts))
+            found = scores(connection, rows, query)
+            found_scores = [found.get(row, 0.0) for row in range(len(texts))]
+            assert found_scores == pytest.approx(expected.tolist(), rel=1e-5)
 
 
 def test_very_long_texts_are_found(connection: sqlite3.Connection) -> None:

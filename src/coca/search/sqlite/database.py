@@ -114,8 +114,12 @@ class Database:
         exists = self._check_file(create)
         self._file = os.path.abspath(path)
         self._inode = self._current_inode()
-        with self.faults("open it"):
-            self._prepare(create and not exists)
+        try:
+            with self.faults("open it"):
+                self._prepare(create and not exists)
+        except BaseException:
+            self.close()
+            raise
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:

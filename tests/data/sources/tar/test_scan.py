@@ -1,6 +1,7 @@
 """What a tar holds: nothing of it is lost silently, and damage is one sentence that names it."""
 
 import os
+import re
 import tarfile
 from pathlib import Path
 
@@ -78,6 +79,8 @@ def header(name: str, size: bytes, kind: bytes = b"0", link: bytes = b"") -> byt
     return bytes(block)
 
 
+# From Python 3.13.5 on, `tarfile` itself refuses a negative size, as a header that is not one.
+REFUSED = "|no end mark at byte 1,024"
 HUGE = b"\x80" + (1 << 80).to_bytes(11, "big")
 BELOW_0 = b"\xff" + (-512).to_bytes(11, "big", signed=True)
 
@@ -85,9 +88,9 @@ BELOW_0 = b"\xff" + (-512).to_bytes(11, "big", signed=True)
 @pytest.mark.parametrize(
     ("broken", "complaint"),
     [
-        (header("b.jpg", BELOW_0), "b.jpg has a size of -512 bytes"),
-        (header("b", BELOW_0, b"?"), "b has a size of -512 bytes"),
-        (header("b", BELOW_0, b"L"), "a header has a size of"),
+        (header("b.jpg", BELOW_0), f"b.jpg has a size of -512 bytes{REFUSED}"),
+        (header("b", BELOW_0, b"?"), f"b has a size of -512 bytes{REFUSED}"),
+        (header("b", BELOW_0, b"L"), f"a header has a size of{REFUSED}"),
         (header("b", HUGE, b"?"), "is truncated"),
         (header("b", HUGE, b"L"), "is truncated"),
         (header("b.jpg", HUGE), "b.jpg lacks its last"),
@@ -104,7 +107,7 @@ def test_a_hostile_header_is_one_sentence_that_names_the_tar(
     path.write_bytes(good + broken + bytes(10_240))
     with pytest.raises(DataError, match=r"x\.tar is truncated, damaged or not") as caught:
         load(path)
-    assert complaint in str(caught.value)
+    assert re.search(complaint, str(caught.value))
     assert "last good member: a.jpg" in str(caught.value)
 
 
