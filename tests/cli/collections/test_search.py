@@ -78,7 +78,7 @@ def test_a_date_in_the_text_is_named_with_its_option(run: Run, filled: Any) -> N
 
 def test_a_typing_error_is_reported_with_the_word_that_is_meant(run: Run, filled: Any) -> None:
     found = run("search", "a rde cra").stderr
-    assert "no image has the words 'a rde cra'; did you mean 'a red car'?" in found
+    assert "'a rde cra': did you mean 'a red car'?" in found
     assert run("search", "a red car").stderr == ""
 
 

@@ -93,6 +93,19 @@ def test_the_more_frequent_of_two_neighbours_is_taken(
     assert Corrections(collection, Model()).did_you_mean("baot") == "bato"
 
 
+def test_the_label_that_is_looked_up_is_proposed_and_no_other_word(
+    collection: Collection, make_record: Callable[..., Record]
+) -> None:
+    captions = [make_record(f"r{n}", caption="Jorge at a grand piano") for n in range(3)]
+    named = make_record("named", tags=("Grandma",), metadata={"people": ["Jorgen"]})
+    collection.upsert([*captions, named])
+    corrections = Corrections(collection, Model())
+    assert corrections.did_you_mean("Jorgn") == corrections.with_labels("Jorgn") == "jorgen"
+    # A beginning is no error, and "grand" is not what the hits show.
+    assert corrections.did_you_mean("grandm") is None
+    assert corrections.with_labels("grandm") == "grandma"
+
+
 def test_long_words_and_more_than_a_few_are_not_looked_up(
     library: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

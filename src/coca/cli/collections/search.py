@@ -136,7 +136,7 @@ def search(
         meant = {typed: engine.did_you_mean(typed) for typed in wanted}
     for typed, other in meant.items():
         if other:
-            console.note(f"no image has the words {typed!r}; did you mean {other!r}?")
+            console.note(f"{typed!r}: did you mean {other!r}?")
     print_hits(console, hits, first=options.offset + 1)
 
 

@@ -63,6 +63,9 @@ class Corrections:
         return WORD.sub(replace, text)
 
     def _word(self, typed: str, found: _Neighbours) -> str:
+        # The label is looked up in any case; another proposal would contradict the hits.
+        if label := self._label(typed, found):
+            return "" if label.startswith(typed) else label
         # "hors" is being typed, and "dogs" has the stem of "dog".
         near = [
             word
