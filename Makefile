@@ -126,7 +126,7 @@ test-clients: $(CLIENTS) ## Run unmodified clients and schemathesis against the 
 
 test-integrations: $(INTEGRATIONS) ## Run the tests of the adapters with the real libraries, in .venv-integrations
 	.venv-integrations/bin/python -m pytest tests/integrations $(ASYNC) tests/experimental/langchain/test_langchain.py \
-		tests/experimental/test_sentence_transformers_models.py tests/workflows/collections/test_image_text_models.py
+		tests/workflows/collections/test_image_text_models.py
 	.venv-integrations/bin/python -m pytest tests/house/test_docs.py -k integrations.md $(ASYNC)
 
 test-experimental: $(DEV) ## Run the tests of coca.experimental; those whose libraries are missing skip

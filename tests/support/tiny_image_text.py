@@ -282,17 +282,3 @@ def write_transformers(folder: Path, family: str = "clip") -> Path:
     )
     tokenizer.save_pretrained(folder)
     return folder
-
-
-def write_sentence_transformers(folder: Path, family: str = "clip") -> Path:
-    """Write a folder of sentence-transformers around a tiny model of transformers."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer import modules
-
-    write_transformers(folder / "source", family)
-    # CLIP's legacy folders have this module.
-    kind: Any = modules.CLIPModel if family == "clip" else modules.Transformer
-    SentenceTransformer(modules=[kind(str(folder / "source"))], device="cpu").save(
-        str(folder / "st")
-    )
-    return folder / "st"

@@ -44,7 +44,7 @@ class Plugin:
     """Routes of `coca serve`: a `fastapi.APIRouter`; a route without a key for each request has the
     class `coca.server.routes.tenants.KeyedRoute`."""
     models: Mapping[str, str] = field(default_factory=dict)
-    """Models by the prefix of their name, such as `st` for `st:NAME`: a
+    """Models by the prefix of their name, such as `clap` for `clap:NAME`: a
     `coca.predict.model_kinds.ModelKind`."""
     exporters: Mapping[str, str] = field(default_factory=dict)
     """Formats of `coca export`: a `coca.release.export.Exporter`."""

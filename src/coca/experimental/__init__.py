@@ -7,14 +7,8 @@ imports none of the parts. Nothing outside this package imports it.
 
 from coca.core.plugins import Plugin
 
-SENTENCE_TRANSFORMERS = Plugin(
-    adds="Image-text models of sentence-transformers, by `st:NAME`.",
-    needs=("sentence_transformers",),
-    install="coca-captioners[sentence-transformers]",
-    models={"st": "coca.experimental.sentence_transformers_models:KIND"},
-)
 OPENAI = Plugin(
-    adds="Routes of the embeddings API of OpenAI, and of the rerank API of Cohere and Jina.",
+    adds="Routes of the embeddings API of OpenAI.",
     routes={"openai": "coca.experimental.openai:router"},
 )
 RAY = Plugin(

@@ -1,6 +1,4 @@
-"""Routes `/v1/embeddings` and `/v1/models` of OpenAI, and `/v1/rerank` of Cohere and Jina.
-
-Cohere's second version has `/v2/rerank`.
+"""Routes `/v1/embeddings` and `/v1/models` of OpenAI.
 
 Unknown fields are ignored, since clients send fields of other services, and null is the default of
 a field, since clients in other languages send it.
@@ -9,20 +7,19 @@ a field, since clients in other languages send it.
 import base64
 import logging
 import threading
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from fastapi import APIRouter
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from coca.core.errors import ConfigError
 from coca.predict.short_vectors import shortened
-from coca.server.bodies import MAX_TEXT, Body, DataUri, exactly_one
+from coca.server.bodies import Body, DataUri, exactly_one
 from coca.server.errors import ServiceError
 from coca.server.images.data_uris import read_data_uri
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute
@@ -129,34 +126,6 @@ class EmbeddingResponse(Foreign):
     usage: Usage
 
 
-class RerankRequest(Foreign):
-    """A query and the documents to rank."""
-
-    query: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
-    documents: Annotated[list[Input], Field(fail_fast=True, min_length=1, max_length=1_000)]
-    model: str | None = None
-    """Ignored: the service has one model."""
-    top_n: Annotated[int, Field(ge=1)] | None = None
-    return_documents: bool | None = None
-
-
-class RankedDocument(Foreign):
-    """A document with its score, 0 to 1."""
-
-    index: int
-    relevance_score: float
-    document: dict[str, Any] | None = None
-
-
-class RerankResponse(Foreign):
-    """Documents, best first."""
-
-    id: str
-    model: str
-    results: list[RankedDocument]
-    usage: Usage
-
-
 class Model(Foreign):
     """The model of the service."""
 
@@ -235,29 +204,6 @@ def embeddings(body: EmbeddingRequest, tenant: CurrentTenant) -> EmbeddingRespon
     )
 
 
-@router.post("/v1/rerank")
-@router.post("/v2/rerank", tags=["cohere"])
-def rerank(body: RerankRequest, tenant: CurrentTenant) -> RerankResponse:
-    """Rank documents: images by the likelihood of the query as caption, texts by the cosine."""
-    model = tenant.service.model
-    texts, images = split_inputs(body.documents)
-    tenant.charge(texts=1 + len(texts), images=len(images))
-    scores = document_scores(model, body.query, texts, images)
-    return RerankResponse(
-        id=uuid.uuid4().hex,
-        model=name_of(model),
-        results=[
-            RankedDocument(
-                index=row,
-                relevance_score=scores[row],
-                document=_document(body.documents[row]) if body.return_documents else None,
-            )
-            for row in np.argsort(-scores, kind="stable")[: body.top_n].tolist()
-        ],
-        usage=_usage(model, [body.query, *texts.values()]),
-    )
-
-
 @router.get("/v1/models")
 def models(tenant: CurrentTenant) -> ModelList:
     """List the model of the service."""
@@ -275,23 +221,6 @@ def model(id: str, tenant: CurrentTenant) -> Model:
             code="model_not_found",
         )
     return Model(id=name)
-
-
-def document_scores(
-    model: ServedModel, query: str, texts: Mapping[int, str], images: Mapping[int, bytes]
-) -> Float[np.ndarray, " N"]:
-    """Score documents for a query, 0 to 1; texts and images are given by position.
-
-    The score of an image is the probability of a token of the query, given the image: the geometric
-    mean over the tokens. The score of a text is (1 + cosine) / 2.
-    """
-    scores = np.zeros(len(texts) + len(images))
-    if images:
-        scores[list(images)] = model.token_probabilities(list(images.values()), query)
-    if texts:
-        vector, *others = model.embed_texts([query, *texts.values()])
-        scores[list(texts)] = np.clip((1 + np.stack(others) @ vector) / 2, 0, 1)
-    return scores
 
 
 def name_of(model: ServedModel) -> str:
@@ -340,9 +269,3 @@ def _inputs(body: EmbeddingRequest) -> list[Input]:
     if isinstance(inputs[0], list):
         return [*decode_tokens([ids for ids in inputs if isinstance(ids, list)])]
     return [entry for entry in inputs if isinstance(entry, str | TextOrImage)]
-
-
-def _document(document: Input) -> dict[str, Any]:
-    if isinstance(document, str):
-        return {"text": document}
-    return document.model_dump(exclude_none=True)

@@ -56,7 +56,7 @@ class ModelKind:
     """Load a folder: a class, or a function that imports the library when it is called."""
     choose: Callable[[Sequence[str]], Sequence[str]] | None = None
     """Choose the files of a repository of the Hugging Face hub that the model needs, for names
-    such as `st:ORGANISATION/NAME`. Default: the kind has no names of its own."""
+    such as `clap:ORGANISATION/NAME`. Default: the kind has no names of its own."""
 
 
 MODELS: Registry[ModelKind] = Registry("kind of model", "models", ModelKind)

@@ -179,12 +179,14 @@ class ServedModel:
         return vectors
 
     def score(self, images: Sequence[Any], texts: Sequence[str]) -> Float[np.ndarray, "N M"]:
-        """Compute log p(text | image) of all pairs, in nats."""
-        return self._scores(images, texts)
-
-    def token_probabilities(self, images: Sequence[Any], text: str) -> Float[np.ndarray, " N"]:
-        """Compute the mean probability of a token of the text for each image (geometric mean)."""
-        return np.exp(self._scores(images, [text], by_length=True)[:, 0])
+        """Compute log p(text | image) of all pairs, in nats; some images in each call."""
+        rows = [np.zeros((0, len(texts)), np.float32)]
+        part = min(self._max_batch, MAX_SCORED)
+        for start in range(0, len(images), part):
+            squares = self._squares(images[start : start + part])
+            with self._lock:
+                rows.append(self.predictor.score(squares, texts))
+        return np.concatenate(rows)
 
     def caption(self, images: Sequence[Any], **options: Any) -> list[Caption]:
         """Generate a caption for each image; see `Predictor.caption`."""
@@ -245,18 +247,6 @@ class ServedModel:
         with self._lock:
             squares = [image.square.transpose(2, 0, 1) for image in images]
             return list(self.predictor.embed_prepared(squares))
-
-    def _scores(
-        self, images: Sequence[Any], texts: Sequence[str], *, by_length: bool = False
-    ) -> Float[np.ndarray, "N M"]:
-        """Score all pairs, some images in each call of the model."""
-        rows = [np.zeros((0, len(texts)), np.float32)]
-        part = min(self._max_batch, MAX_SCORED)
-        for start in range(0, len(images), part):
-            squares = self._squares(images[start : start + part])
-            with self._lock:
-                rows.append(self.predictor.score(squares, texts, by_length=by_length))
-        return np.concatenate(rows)
 
     def _squares(self, images: Sequence[Any]) -> list[np.ndarray]:
         return [self.decoded(image).square for image in images]

@@ -1,8 +1,7 @@
-"""Routes of OpenAI, Cohere and Jina."""
+"""Routes of OpenAI."""
 
 import base64
 import sys
-from typing import Any
 
 import numpy as np
 import pytest
@@ -49,24 +48,11 @@ def test_fewer_dimensions_have_length_1(client: TestClient) -> None:
     assert schema["properties"]["dimensions"]["anyOf"][0]["maximum"] == 24
 
 
-def test_documents_are_ranked_by_caption_likelihood(
-    client: TestClient, predictor: TorchPredictor, images: list[bytes]
-) -> None:
-    documents = [{"image": data_uri(image)} for image in images]
-    body = {"query": "a red car", "documents": documents, "top_n": 3}
-    results = client.post("/v1/rerank", json=body).json()["results"]
-    scores = np.exp(predictor.score(images, ["a red car"], by_length=True)[:, 0])
-    assert [one["index"] for one in results] == np.argsort(-scores)[:3].tolist()
-    assert results[0]["relevance_score"] == pytest.approx(float(scores.max()), abs=1e-4)
-
-
 def test_null_is_the_default_of_a_field(client: TestClient) -> None:
     nulls = dict.fromkeys(("model", "encoding_format", "dimensions", "user"))
     found = vectors(client, input=["a cat", ""], **nulls)
     assert np.allclose(found[0], vectors(client, input="a cat")[0], atol=1e-6)
     assert np.linalg.norm(found[1]) == pytest.approx(1, abs=1e-5)
-    body = {"query": "a", "documents": ["b"], "model": None, "return_documents": None}
-    assert client.post("/v1/rerank", json=body).status_code == 200
 
 
 def test_token_ids_without_their_encoding_are_an_error_with_a_remedy(
@@ -79,17 +65,6 @@ def test_token_ids_without_their_encoding_are_an_error_with_a_remedy(
         assert "check_embedding_ctx_length=False" in answer.json()["error"]["message"]
 
 
-def test_documents_are_returned_if_wanted(client: TestClient) -> None:
-    documents = ["a dog", {"text": "a red car", "title": "ignored"}]
-    body = {"query": "a red car", "documents": documents, "return_documents": True}
-    results = client.post("/v1/rerank", json=body).json()["results"]
-    texts = {result["index"]: result["document"] for result in results}
-    assert texts == {0: {"text": "a dog"}, 1: {"text": "a red car"}}
-    refused = client.post("/v1/rerank", json={**body, "documents": [{"title": "a dog"}]})
-    assert refused.status_code == 400
-    assert "must be a text or an image, got none" in refused.text
-
-
 @pytest.mark.parametrize("element", [{}, "", 1])
 def test_a_long_list_of_inputs_is_one_fault(client: TestClient, element: object) -> None:
     answer = client.post("/v1/embeddings", json={"input": [element] * 20_000})
@@ -99,18 +74,15 @@ def test_a_long_list_of_inputs_is_one_fault(client: TestClient, element: object)
     assert len(message) < 500
 
 
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("/v1/embeddings", {"input": ["two dogs play", "a red car", "a cat"]}),
-        ("/v1/rerank", {"query": "a", "documents": ["two dogs play", "a red car"]}),
-        ("/v2/rerank", {"query": "a", "documents": ["two dogs play", "a red car"]}),
-    ],
-)
-def test_work_for_the_model_is_charged(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
-) -> None:
+def test_work_for_the_model_is_charged(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     charged: list[dict[str, int]] = []
     monkeypatch.setattr(Tenant, "charge", lambda _, **counts: charged.append(counts))
-    assert client.post(path, json=body).status_code == 200
+    body = {"input": ["two dogs play", "a red car", "a cat"]}
+    assert client.post("/v1/embeddings", json=body).status_code == 200
     assert charged == [{"texts": 3, "images": 0}]
+
+
+def test_an_input_is_a_text_or_an_image(client: TestClient) -> None:
+    refused = client.post("/v1/embeddings", json={"input": [{"title": "a dog"}]})
+    assert refused.status_code == 400
+    assert "must be a text or an image, got none" in refused.text

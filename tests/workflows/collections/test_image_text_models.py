@@ -20,14 +20,13 @@ from coca.workflows.collections.collection_model import open_search
 from coca.workflows.collections.index import index_images
 from coca.workflows.evaluation.evaluate import evaluate
 from tiny_data import image_bytes
-from tiny_image_text import write_openclip, write_sentence_transformers, write_transformers
+from tiny_image_text import write_openclip, write_transformers
 from tiny_model import write_model
 
 COUNT = 32
 WRITERS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "clip": ("open_clip", write_openclip),
     "naflex": ("transformers", partial(write_transformers, family="siglip2")),
-    "sentences": ("sentence_transformers", write_sentence_transformers),
 }
 """Name of a family -> the package of its library, and what writes a folder of it."""
 
