@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 
-from coca.data.sources.annotated import AnnotatedSource, Entry
+from coca.data.sources.annotated import AnnotatedSample, AnnotatedSource
 from coca.data.sources.source import SourceConfig, register_source, single_path
 from coca.model.encoders.encoder import IMAGE_ENCODERS, ImageEncoder, ImageEncoderConfig
 from coca.model.losses.collectives import all_gather, rank_of
@@ -120,7 +120,7 @@ def named_files(config: NamedConfig) -> AnnotatedSource:
     files = sorted(file.name for file in folder.glob(f"*{config.suffix}"))
     captions = [name.removesuffix(config.suffix).replace("_", " ") for name in files]
     entries = [
-        Entry(file, file, captions=(caption,))
+        AnnotatedSample(file, file, captions=(caption,))
         for file, caption in zip(files, captions, strict=True)
     ]
     return AnnotatedSource(entries, images=str(folder), fingerprint=" ".join(files))

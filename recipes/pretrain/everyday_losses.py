@@ -48,7 +48,7 @@ from coca.core.errors import ConfigError, ModelError
 from coca.data.batch import Batch
 from coca.model.class_coca import ClassCoCa
 from coca.model.coca import CoCaOutput
-from coca.model.encoders.encoder import Encoded
+from coca.model.encoders.encoder import EncodedImages
 from coca.model.layers.transformer import unit
 from coca.model.openclip.openclip import AnyCoCa
 from coca.processing.processor import Processor
@@ -204,7 +204,7 @@ class Copying(AuxiliaryLoss):
         assert model.class_tokens is not None
         likely = model.class_tokens
         likely.eval()  # drops no classes
-        image_tokens = model.pool_tokens(Encoded(encoded.tokens, sure))
+        image_tokens = model.pool_tokens(EncodedImages(encoded.tokens, sure))
         likely.train(model.training)
         read = model.multimodal_decoder.read_image(image_tokens)
         states = model.multimodal_decoder(model.unimodal_decoder(tokens), read)

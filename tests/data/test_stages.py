@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from coca.data.batch import Batch
-from coca.data.loading.batches import Stage
+from coca.data.loading.batches import AugmentStage
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageConfig
 from tiny_loader import make_loader, same, take, two_sources
@@ -17,7 +17,7 @@ def sized(side: int) -> Augment:
 
 
 # Batches contain 8 samples, so the second stage begins within batch 2 and waits for batch 3.
-STAGES = (Stage(20, sized(4)), Stage(40, sized(6)))
+STAGES = (AugmentStage(20, sized(4)), AugmentStage(40, sized(6)))
 
 
 def run(count: int, **options: Any) -> list[Batch]:

@@ -14,8 +14,8 @@ from coca.model.generation.scoring import score_captions as torch_scores
 from coca.model.generation.scoring import scored_lengths as torch_lengths
 from coca.model.openclip.openclip import AnyCoCa
 from coca.predict.onnx_beam_search import beam_search
-from coca.predict.onnx_decoder import DecoderState
-from coca.predict.onnx_logits_processors import LogitsProcessors, padded_prompts
+from coca.predict.onnx_decoder import OnnxDecoderState
+from coca.predict.onnx_logits_processors import OnnxLogitsProcessors, padded_prompts
 from coca.predict.onnx_sampling import sample
 from coca.predict.onnx_scoring import score_captions, scored_lengths
 from coca.predict.torch_loading import load_coca
@@ -119,7 +119,7 @@ def test_captions_equal_those_of_torch(
         images=numbers,
         probabilities=likely,
     )
-    state = DecoderState(
+    state = OnnxDecoderState(
         torch_decoder(model, heads=heads, head_size=size),
         seen.numpy(),
         prompts,
@@ -133,7 +133,7 @@ def test_captions_equal_those_of_torch(
     found = search(
         state,
         padded_prompts(prompts),
-        processors=LogitsProcessors(decoding, text, constraint, guide),
+        processors=OnnxLogitsProcessors(decoding, text, constraint, guide),
         decoding=decoding,
         token_budget=np.array([min(7, text.max_text_tokens + 1 - len(it)) for it in prompts]),
         eos_id=text.eos_id,

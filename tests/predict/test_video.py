@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from coca.core.errors import ConfigError, DataError
-from coca.model.encoders.encoder import Encoded
+from coca.model.encoders.encoder import EncodedImages
 from coca.model.generation.generation_config import GenerationConfig
 from coca.predict.torch_loading import load_coca
 from coca.predict.torch_predictor import TorchPredictor
@@ -49,7 +49,7 @@ def test_flattening_lets_the_poolers_read_all_frames_at_once(predictor: TorchPre
     with torch.inference_mode():
         tokens = [model.image_encoder(predictor.processor.images(clip)) for clip in CLIPS]
         for parts, vector in zip(tokens, flat, strict=True):
-            whole = Encoded(parts.reshape(1, -1, parts.shape[2]))
+            whole = EncodedImages(parts.reshape(1, -1, parts.shape[2]))
             wanted = model.pool_embedding(whole)[0].numpy()
             np.testing.assert_allclose(vector, wanted, atol=1e-5)
     assert not np.allclose(flat[0], embed_clips(predictor, CLIPS)[0], atol=1e-3)

@@ -16,7 +16,7 @@ from torch import Tensor
 from coca.core.config.frozen_config import load_config
 from coca.core.progress import show_progress
 from coca.data.sources.tar import index as tar_index
-from coca.data.sources.tar.scan import Scan, scan_tar
+from coca.data.sources.tar.scan import TarScan, scan_tar
 from coca.data.sources.tar.shards import ShardsConfig
 from coca.predict.torch_loading import load_coca
 from coca.train.trainer import Trainer
@@ -133,7 +133,7 @@ def tars_scanned_by_this_rank(folder: Path) -> int:
     """Number of tars without an index that this rank scans when all ranks open them."""
     scanned: list[str] = []
 
-    def watch(stream: io.BufferedIOBase, path: str, **options: bool) -> Scan:
+    def watch(stream: io.BufferedIOBase, path: str, **options: bool) -> TarScan:
         scanned.append(path)
         return scan_tar(stream, path, **options)
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from coca.model.openclip.openclip import AnyCoCa
 from coca.predict.manifest import TOKENIZER_FILE, Manifest
-from coca.predict.onnx_decoder import Decoder
+from coca.predict.onnx_decoder import OnnxDecoder
 from coca.predict.onnx_predictor import OnnxPredictor
 from coca.predict.torch_predictor import TorchPredictor
 from coca.processing.caption_words import CAPTION_WORDS_FILE
@@ -51,7 +51,7 @@ class TorchSession:
         return [logits.numpy(), *(part.numpy() for part in caches)]
 
 
-def torch_decoder(model: AnyCoCa, *, heads: int, head_size: int) -> Decoder:
+def torch_decoder(model: AnyCoCa, *, heads: int, head_size: int) -> OnnxDecoder:
     text = model.config.text
     manifest = Manifest(
         version=1,
@@ -69,7 +69,7 @@ def torch_decoder(model: AnyCoCa, *, heads: int, head_size: int) -> Decoder:
         gates={},
     )
     cross, step = TorchSession(Cross(model)), TorchSession(DecoderStep(model))
-    return Decoder(cross, step, manifest)
+    return OnnxDecoder(cross, step, manifest)
 
 
 def settings(model: AnyCoCa, processor: Processor) -> TextSettings:

@@ -12,7 +12,7 @@ import tiny_blocks
 from coca.core.errors import CocaError, ConfigError
 from coca.model.coca import CoCa
 from coca.model.encoders.timm import TimmConfig
-from coca.model.layers.transformer import Block, CrossBlock
+from coca.model.layers.transformer import CrossBlock, TransformerBlock
 from coca.train.blocks import blocks_of, compilation, prepare_blocks_, set_training_mode
 from coca.train.optim.param_groups import freeze
 from tiny import tiny_config
@@ -26,10 +26,10 @@ LIMIT_S = 1500
 
 def test_blocks_are_the_repeated_layers_with_trained_weights() -> None:
     model = made().model
-    own = [part for part in model.modules() if isinstance(part, Block | CrossBlock)]
+    own = [part for part in model.modules() if isinstance(part, TransformerBlock | CrossBlock)]
     assert blocks_of(model) == own
     freeze(model, ("image_encoder",))
-    of_images = sum(isinstance(part, Block) for part in model.image_encoder.modules())
+    of_images = sum(isinstance(part, TransformerBlock) for part in model.image_encoder.modules())
     assert blocks_of(model) == own[of_images:]
 
 

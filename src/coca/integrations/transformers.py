@@ -88,7 +88,7 @@ class CoCaConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
 
 
 @dataclass
-class CoCaOutput(ModelOutput):
+class CoCaModelOutput(ModelOutput):
     """Embeddings and logits of images and texts; None where there is no such input."""
 
     loss: Float[Tensor, ""] | None = None
@@ -141,7 +141,7 @@ class CoCaModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         pixel_values: Float[Tensor, "N 3 S S"] | None = None,
         return_loss: bool | None = None,
         **unused: Any,
-    ) -> CoCaOutput:
+    ) -> CoCaModelOutput:
         """Compute embeddings of images and texts, and the logits of all pairs.
 
         Args:
@@ -249,7 +249,7 @@ class CoCaModel(PreTrainedModel):  # type: ignore[no-untyped-call]
 
     def _with_loss(
         self, input_ids: Int[Tensor, "M T"] | None, pixel_values: Float[Tensor, "N 3 S S"] | None
-    ) -> CoCaOutput:
+    ) -> CoCaModelOutput:
         counts = [0 if given is None else len(given) for given in (pixel_values, input_ids)]
         if pixel_values is None or input_ids is None or counts[0] != counts[1]:
             raise ConfigError(
@@ -270,13 +270,13 @@ class CoCaModel(PreTrainedModel):  # type: ignore[no-untyped-call]
 
     def _output(
         self, images: Float[Tensor, "N E"] | None, texts: Float[Tensor, "M E"] | None
-    ) -> CoCaOutput:
+    ) -> CoCaModelOutput:
         logits = None
         if images is not None and texts is not None:
             logits = self.coca.logit_scale * images @ texts.T
             if self.coca.logit_bias is not None:
                 logits = logits + self.coca.logit_bias
-        return CoCaOutput(
+        return CoCaModelOutput(
             logits_per_image=logits,
             logits_per_text=None if logits is None else logits.T,
             text_embeds=texts,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig
 from coca.model.encoders.backbone import BackboneConfig
-from coca.model.encoders.encoder import Encoded
+from coca.model.encoders.encoder import EncodedImages
 from coca.model.layers.transformer import Linear, unit
 
 BRANCH_SCALE = 0.5
@@ -143,7 +143,7 @@ class ClassCoCa(CoCa):
 
     def encode(
         self, images: Float[Tensor, "B *F RGB height width"] | Float[Tensor, "B S features"]
-    ) -> Encoded:
+    ) -> EncodedImages:
         """Encode images to tokens, and classify them by the encoder's own classifier.
 
         The probabilities of a series are averaged over its images.
@@ -151,30 +151,30 @@ class ClassCoCa(CoCa):
         final = self.image_encoder.final_features(images)
         likely = self.image_encoder.classify(final).float().softmax(dim=1)
         tokens, batch = self.image_encoder.project(final), images.shape[0]
-        return Encoded(
+        return EncodedImages(
             tokens.reshape(batch, -1, tokens.shape[2]),
             likely.reshape(batch, -1, likely.shape[1]).mean(dim=1),
         )
 
-    def pool(self, encoded: Encoded) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B S C"]]:
+    def pool(self, encoded: EncodedImages) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B S C"]]:
         embedding, tokens = super().pool(encoded)
         return self._with_branch(embedding, encoded), self._with_tokens(tokens, encoded)
 
-    def pool_embedding(self, encoded: Encoded) -> Float[Tensor, "B E"]:
+    def pool_embedding(self, encoded: EncodedImages) -> Float[Tensor, "B E"]:
         return self._with_branch(super().pool_embedding(encoded), encoded)
 
-    def pool_tokens(self, encoded: Encoded) -> Float[Tensor, "B S C"]:
+    def pool_tokens(self, encoded: EncodedImages) -> Float[Tensor, "B S C"]:
         return self._with_tokens(super().pool_tokens(encoded), encoded)
 
     def _with_branch(
-        self, embedding: Float[Tensor, "B E"], encoded: Encoded
+        self, embedding: Float[Tensor, "B E"], encoded: EncodedImages
     ) -> Float[Tensor, "B E"]:
         if self.class_branch is None:
             return embedding
         return unit(embedding + self.class_branch(encoded.probabilities))
 
     def _with_tokens(
-        self, tokens: Float[Tensor, "B Q C"], encoded: Encoded
+        self, tokens: Float[Tensor, "B Q C"], encoded: EncodedImages
     ) -> Float[Tensor, "B S C"]:
         if self.class_tokens is None:
             return tokens

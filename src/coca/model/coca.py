@@ -30,16 +30,16 @@ from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
 from coca.model.coca_config import CoCaConfig, TextDecoderConfig
-from coca.model.encoders.encoder import IMAGE_ENCODERS, Encoded, ImageEncoder
+from coca.model.encoders.encoder import IMAGE_ENCODERS, EncodedImages, ImageEncoder
 from coca.model.layers.kv_cache import AttentionState
 from coca.model.layers.latent_attention import to_autocast_dtype
 from coca.model.layers.packing import Packing, to_device
 from coca.model.layers.transformer import (
-    Block,
     CrossAttention,
     CrossBlock,
     KeysAndValues,
     Linear,
+    TransformerBlock,
     init_linears_,
     scale_residuals_,
     unit,
@@ -124,7 +124,7 @@ class UnimodalDecoder(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         self.positions = nn.Parameter(torch.empty(config.context_length, config.width))
         self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, config.mlp_width)
+            TransformerBlock(config.width, config.heads, config.mlp_width)
             for _ in range(config.unimodal_layers)
         )
         self.norm = nn.LayerNorm(config.width)
@@ -322,23 +322,23 @@ class CoCa(nn.Module):
 
     def encode(
         self, images: Float[Tensor, "B *F RGB height width"] | Float[Tensor, "B P F"]
-    ) -> Encoded:
+    ) -> EncodedImages:
         """Encode images, or series of F images, to tokens."""
-        return Encoded(self.image_encoder(images))
+        return EncodedImages(self.image_encoder(images))
 
-    def pool(self, encoded: Encoded) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B S C"]]:
+    def pool(self, encoded: EncodedImages) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B S C"]]:
         """Compute `pool_embedding` and `pool_tokens` together."""
         queries = self.captioning_pooler(encoded.tokens)
         cascades = self.config.pooler.kind == "cascade"
         return self._embedding(queries if cascades else encoded.tokens), queries
 
-    def pool_embedding(self, encoded: Encoded) -> Float[Tensor, "B E"]:
+    def pool_embedding(self, encoded: EncodedImages) -> Float[Tensor, "B E"]:
         """Pool encoded images to unit-length embeddings."""
         if self.config.pooler.kind == "cascade":
             return self._embedding(self.captioning_pooler(encoded.tokens))
         return self._embedding(encoded.tokens)
 
-    def pool_tokens(self, encoded: Encoded) -> Float[Tensor, "B S C"]:
+    def pool_tokens(self, encoded: EncodedImages) -> Float[Tensor, "B S C"]:
         """Pool encoded images to the tokens that the decoder reads."""
         return self.captioning_pooler(encoded.tokens)
 

@@ -72,7 +72,7 @@ def write_shards(folder: Path, groups: Groups, ranks: distributed.ProcessGroup) 
     return [path for group in groups for path in sorted((folder / group).glob(own))]
 
 
-class Part(NamedTuple):
+class TensorPart(NamedTuple):
     """A part of a full tensor, to be read from files."""
 
     tensor: Tensor
@@ -97,7 +97,7 @@ def read_group(folder: Path, group: str) -> dict[str, Tensor]:
         name: torch.empty(description.shape, dtype=description.dtype)
         for name, description in describe_group(folder, group).items()
     }
-    read_parts(folder, group, {name: Part(t, [0] * t.ndim) for name, t in tensors.items()})
+    read_parts(folder, group, {name: TensorPart(t, [0] * t.ndim) for name, t in tensors.items()})
     return tensors
 
 
@@ -115,7 +115,9 @@ def describe_group(folder: Path, group: str) -> dict[str, Description]:
 
 
 @torch.no_grad()
-def read_parts(folder: Path, group: str, parts: Mapping[str, Part], *, start: float = 0.0) -> None:
+def read_parts(
+    folder: Path, group: str, parts: Mapping[str, TensorPart], *, start: float = 0.0
+) -> None:
     """Read parts of the tensors of a group, with one piece at a time in memory.
 
     Files are opened until all parts are complete. `start` is the position of the first file, as a
@@ -177,7 +179,7 @@ def _pieces(file: BinaryIO) -> Iterator[_Piece]:
     yield from sorted(pieces, key=lambda piece: piece.begin)
 
 
-def _copy_overlap(file: BinaryIO, piece: _Piece, part: Part) -> int:
+def _copy_overlap(file: BinaryIO, piece: _Piece, part: TensorPart) -> int:
     """Copy what a piece and a part have in common; return the number of elements."""
     # A scalar is read as a row of one element.
     tensor = part.tensor if part.tensor.ndim else part.tensor.reshape(1)

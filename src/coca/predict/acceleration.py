@@ -39,14 +39,14 @@ def accelerate(model: nn.Module) -> None:
         # Other libraries have linear layers and one function of torch in place of this module.
         own = type(block).__name__ == "ResidualAttentionBlock" and not hasattr(block, "ln_1_kv")
         if own and block.attn.batch_first:
-            block.attn = SelfAttention(block.attn)
+            block.attn = FusedSelfAttention(block.attn)
     # Subclasses are left alone: their library reads the weights itself.
     for layer in [layer for layer in model.modules() if type(layer) is nn.Linear]:
         layer.__class__ = Linear
     prepack_weights(model)
 
 
-class SelfAttention(nn.Module):
+class FusedSelfAttention(nn.Module):
     """Self-attention with the weights of a `nn.MultiheadAttention`."""
 
     def __init__(self, source: nn.MultiheadAttention) -> None:

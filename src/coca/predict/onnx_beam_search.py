@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from coca.model.generation.generation_config import GeneratedSequence, GenerationConfig
-from coca.predict.onnx_decoder import DecoderState
-from coca.predict.onnx_logits_processors import LogitsProcessors
+from coca.predict.onnx_decoder import OnnxDecoderState
+from coca.predict.onnx_logits_processors import OnnxLogitsProcessors
 from coca.processing.class_words import guided_rank
 
 
@@ -39,10 +39,10 @@ class _Beams:
 
 
 def beam_search(
-    state: DecoderState,
+    state: OnnxDecoderState,
     prompts: Int64[np.ndarray, "B P"],
     *,
-    processors: LogitsProcessors,
+    processors: OnnxLogitsProcessors,
     decoding: GenerationConfig,
     token_budget: Int64[np.ndarray, " B"],
     eos_id: int,
@@ -83,7 +83,7 @@ def beam_search(
             break
         if len(left) < len(going):
             state.keep(left)
-            processors.keep(left)
+            processors.keep(left.tolist())
             going, parents, tokens = going[left], parents[left], tokens[left]
         state.step(tokens, parents)
     return [beams.finished[: decoding.num_return_sequences] for beams in images]

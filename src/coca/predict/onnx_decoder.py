@@ -27,7 +27,7 @@ class Session(Protocol):
         ...
 
 
-class Decoder:
+class OnnxDecoder:
     """The graphs `cross` and `decoder` of one model."""
 
     def __init__(self, cross: Session, step: Session, manifest: Manifest) -> None:
@@ -64,7 +64,7 @@ class Decoder:
         return logits, caches
 
 
-class DecoderState:
+class OnnxDecoderState:
     """KV caches and next-token logits of the captions of a batch of images."""
 
     logits: Float32[np.ndarray, "B K V"]
@@ -72,7 +72,7 @@ class DecoderState:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: OnnxDecoder,
         image_tokens: Float32[np.ndarray, "B Q C"],
         prompts: Sequence[Sequence[int]],
         *,

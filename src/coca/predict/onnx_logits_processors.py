@@ -10,13 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
+from coca.model.generation.decoding_rules import NO_TOKEN, DecodingRules
 from coca.model.generation.generation_config import GenerationConfig
 from coca.processing.class_words import ClassGuide
 from coca.processing.preprocess import TextSettings
 from coca.processing.word_constraint import WordConstraint
-
-NO_TOKEN = -1
-"""Padding before shorter prompts; not a token."""
 
 
 def padded_prompts(prompts: Sequence[Sequence[int]]) -> Int64[np.ndarray, "B t"]:
@@ -26,7 +24,7 @@ def padded_prompts(prompts: Sequence[Sequence[int]]) -> Int64[np.ndarray, "B t"]
     return np.array(rows, np.int64).reshape(len(prompts), longest)
 
 
-class LogitsProcessors:
+class OnnxLogitsProcessors(DecodingRules):
     """Applies all logits processors of a generation config to next-token logits."""
 
     def __init__(
@@ -36,23 +34,7 @@ class LogitsProcessors:
         constraint: WordConstraint | None = None,
         guide: ClassGuide | None = None,
     ) -> None:
-        self._decoding, self._constraint, self._guide = decoding, constraint, guide
-        self._eos, self._suppressed = text.eos_id, list(text.suppressed)
-
-    @property
-    def rescales(self) -> bool:
-        """Whether any processor changes the logits of tokens that are not suppressed."""
-        return self._decoding.repetition_penalty != 1 or self.is_guided
-
-    @property
-    def is_guided(self) -> bool:
-        """Whether words of classes gain and cost."""
-        return self._guide is not None
-
-    def keep(self, left: Int64[np.ndarray, " b"]) -> None:
-        """Keep some of the images, by their positions."""
-        if self._guide is not None:
-            self._guide.keep(left.tolist())
+        super().__init__(decoding, text.eos_id, text.suppressed, constraint, guide)
 
     def apply_(
         self,

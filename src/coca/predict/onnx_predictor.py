@@ -41,8 +41,8 @@ from coca.predict.manifest import (
     read_manifest,
 )
 from coca.predict.onnx_beam_search import beam_search
-from coca.predict.onnx_decoder import Decoder, DecoderState
-from coca.predict.onnx_logits_processors import LogitsProcessors, padded_prompts
+from coca.predict.onnx_decoder import OnnxDecoder, OnnxDecoderState
+from coca.predict.onnx_logits_processors import OnnxLogitsProcessors, padded_prompts
 from coca.predict.onnx_sampling import sample
 from coca.predict.onnx_scoring import score_captions, scored_lengths
 from coca.predict.predictor import Predictor
@@ -233,8 +233,8 @@ class OnnxPredictor(Exported):
         return self._session(FLOAT_VISION) if is_apart else self._vision_graph
 
     @cached_property
-    def _decoder(self) -> Decoder:
-        return Decoder(self._session("cross"), self._session("decoder"), self.manifest)
+    def _decoder(self) -> OnnxDecoder:
+        return OnnxDecoder(self._session("cross"), self._session("decoder"), self.manifest)
 
     def _encode_images(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float32[np.ndarray, "B D"]:
         return _in_parts(self._vision_graph, ("image_embeds",), pixels)[0]
@@ -279,7 +279,7 @@ class OnnxPredictor(Exported):
         if not prompts:
             return []
         text, room = self._text, self._text.max_text_tokens + 1
-        state = DecoderState(
+        state = OnnxDecoderState(
             self._decoder,
             seen.tokens,
             prompts,
@@ -300,7 +300,7 @@ class OnnxPredictor(Exported):
         return search(
             state,
             padded_prompts(prompts),
-            processors=LogitsProcessors(decoding, text, constraint, guide),
+            processors=OnnxLogitsProcessors(decoding, text, constraint, guide),
             decoding=decoding,
             token_budget=np.array(limits),
             eos_id=text.eos_id,

@@ -14,15 +14,15 @@ from jaxtyping import Float32, Float64, Int64
 from coca.model.generation.generation_config import GeneratedSequence, GenerationConfig
 from coca.model.generation.random_streams import sample_streams
 from coca.predict.onnx_beam_search import log_softmax
-from coca.predict.onnx_decoder import DecoderState
-from coca.predict.onnx_logits_processors import LogitsProcessors
+from coca.predict.onnx_decoder import OnnxDecoderState
+from coca.predict.onnx_logits_processors import OnnxLogitsProcessors
 
 
 def sample(
-    state: DecoderState,
+    state: OnnxDecoderState,
     prompts: Int64[np.ndarray, "B P"],
     *,
-    processors: LogitsProcessors,
+    processors: OnnxLogitsProcessors,
     decoding: GenerationConfig,
     images: Sequence[int],
     token_budget: Int64[np.ndarray, " B"],

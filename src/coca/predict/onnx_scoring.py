@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from coca.predict.onnx_beam_search import log_softmax
-from coca.predict.onnx_decoder import Decoder
+from coca.predict.onnx_decoder import OnnxDecoder
 from coca.processing.preprocess import TextSettings
 
 LOGITS_PER_CHUNK = 4_000_000
@@ -19,7 +19,7 @@ LOGITS_PER_CHUNK = 4_000_000
 
 
 def score_captions(
-    decoder: Decoder,
+    decoder: OnnxDecoder,
     image_tokens: Float32[np.ndarray, "N Q C"],
     tokens: Int64[np.ndarray, "M T"],
     text: TextSettings,

@@ -38,7 +38,7 @@ from coca.model.deferred_weights import DeferredWeights
 from coca.model.sharded_safetensors import (
     Description,
     Groups,
-    Part,
+    TensorPart,
     copy_to_cpu,
     describe_group,
     read_parts,
@@ -135,14 +135,14 @@ def _local(tensor: Tensor) -> Tensor:
     return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
 
 
-def _own_part(tensor: Tensor) -> Part:
+def _own_part(tensor: Tensor) -> TensorPart:
     """Locate this rank's part of a full tensor, which is all of it without shards."""
     local = _local(tensor)
     offsets = [0] * local.ndim
     # A rank without any row of a small tensor has no chunk.
     if isinstance(tensor, DTensor) and local.numel():
         offsets = list(tensor.__create_chunk_list__()[0].offsets)
-    return Part(local, offsets)
+    return TensorPart(local, offsets)
 
 
 @torch.no_grad()

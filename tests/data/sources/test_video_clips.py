@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from coca.core.errors import DataError
-from coca.data.sources.annotated import Entry
+from coca.data.sources.annotated import AnnotatedSample
 from coca.data.sources.factory import open_source
 from coca.data.sources.folder import FolderConfig
 from coca.data.sources.video_clips import ClipFolder, ClipSource, VideosConfig
@@ -25,7 +25,7 @@ def numbers(images: tuple[bytes, ...]) -> list[int]:
 
 def test_a_clip_is_read_as_its_frames_without_loss(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(video())
-    clip = Entry("a", str(tmp_path / "a.mp4"), ("falls",), ("fall",), {"votes": 3})
+    clip = AnnotatedSample("a", str(tmp_path / "a.mp4"), ("falls",), ("fall",), {"votes": 3})
     source = ClipSource([clip], config=settings(frames=5))
     sample = source.read(0)
     assert numbers(sample.images) == spread(50, 5)
@@ -40,12 +40,12 @@ def test_a_folder_of_images_is_a_clip_in_the_order_of_their_numbers(tmp_path: Pa
         pixels = np.full((8, 8, 3), number * 4, np.uint8)
         (tmp_path / f"frame_{number}.bmp").write_bytes(as_file(pixels))
     (tmp_path / "notes.txt").write_text("no frame")
-    source = ClipSource([Entry("a", str(tmp_path))], config=settings(frames=4))
+    source = ClipSource([AnnotatedSample("a", str(tmp_path))], config=settings(frames=4))
     assert numbers(source.read(0).images) == spread(12, 4)
 
 
 def test_metadata_need_no_video() -> None:
-    source = ClipSource([Entry("a", "/nowhere.mp4", labels=("run",))], config=settings())
+    source = ClipSource([AnnotatedSample("a", "/nowhere.mp4", labels=("run",))], config=settings())
     assert source.read_metadata(0).labels == ("run",)
     with pytest.raises(DataError, match="nowhere") as caught:
         source.read(0)

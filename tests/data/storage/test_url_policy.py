@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from coca.core.errors import DataError
-from coca.data.sources.annotated import AnnotatedSource, Entry
+from coca.data.sources.annotated import AnnotatedSample, AnnotatedSource
 from coca.data.sources.factory import open_source
 from coca.data.sources.table_source import ManifestConfig
 from coca.data.storage.url_policy import Reach
@@ -161,7 +161,9 @@ def test_a_row_that_names_this_machine_is_a_bad_sample_unless_allowed(
 
 
 def test_a_list_of_a_published_format_names_no_urls() -> None:
-    source = AnnotatedSource([Entry("a", "http://127.0.0.1/a.png")], images="", fingerprint="")
+    source = AnnotatedSource(
+        [AnnotatedSample("a", "http://127.0.0.1/a.png")], images="", fingerprint=""
+    )
     with pytest.raises(DataError, match="is a URL") as caught:
         source.read(0)
     assert caught.value.reason == "not_allowed"

@@ -4,8 +4,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from coca.model.coca_config import TextDecoderConfig
+from coca.model.generation.decoding_rules import NO_TOKEN
 from coca.model.generation.generation_config import GenerationConfig
-from coca.model.generation.logits_processors import NO_TOKEN, LogitsProcessors
+from coca.model.generation.logits_processors import LogitsProcessors
 from coca.processing.word_constraint import WordConstraint
 from tiny import BOS, CLS, EOS, PAD, tiny_config
 

@@ -13,7 +13,7 @@ import pytest
 from coca.search.records import Record
 from coca.search.store import Changes, Collection
 from coca.search.stores import open_collection
-from coca.server.collections.catalog import Catalog, Entry, count_days
+from coca.server.collections.catalog import Catalog, CatalogEntry, count_days
 
 SOME = 'array_contains(tags, "t1")'
 
@@ -82,7 +82,7 @@ def test_days_are_counted_in_the_order_of_the_list() -> None:
     times = [datetime(2021, 6, 30, 23, 59, tzinfo=UTC), datetime(2021, 6, 1, tzinfo=UTC)]
     times += [datetime(2021, 5, 31, tzinfo=UTC), datetime(1969, 12, 31, 1, tzinfo=UTC)]
     seconds = [*(int(one.timestamp()) for one in times), 0, 0]
-    entries = [Entry(str(number), time, ()) for number, time in enumerate(seconds)]
+    entries = [CatalogEntry(str(number), time, ()) for number, time in enumerate(seconds)]
     assert count_days(entries) == [
         *(("2021-06-30", 1), ("2021-06-01", 1), ("2021-05-31", 1)),
         *(("1969-12-31", 1), ("", 2)),

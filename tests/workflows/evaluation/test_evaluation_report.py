@@ -16,7 +16,7 @@ from coca.workflows.evaluation.evaluation_report import (
     overview,
     published,
 )
-from coca.workflows.evaluation.report import Table, render, render_markdown
+from coca.workflows.evaluation.report import ReportTable, render, render_markdown
 from tiny_data import image_bytes
 
 REFERENCE = Path(__file__).parents[3] / "shared/reference"
@@ -29,7 +29,7 @@ def test_a_score_is_found_by_its_metric_or_omitted() -> None:
 
 
 def test_each_model_has_a_figure_for_each_metric() -> None:
-    model = PublishedModel(model="x", source="paper", table="Table 1", scores=(0.5,))
+    model = PublishedModel(model="x", source="paper", table="ReportTable 1", scores=(0.5,))
     with pytest.raises(ConfigError, match="x has 1 scores for 2 metrics"):
         Benchmark(title="t", metrics=("a", "b"), models=(model,))
 
@@ -116,7 +116,7 @@ def test_intervals_and_the_strongest_baseline_are_next_to_a_score() -> None:
     pair = config("search", "mine"), result
     shown = ["0.668 to 0.833", 0.01, "0.96 (caption of the nearest image)"]
     for table in (overview([pair]), _sections([pair])[1].blocks[0]):
-        assert isinstance(table, Table)
+        assert isinstance(table, ReportTable)
         assert list(table.columns)[-3:] == ["95 %", "chance", "strongest baseline"]
         assert list(table.rows[0])[-3:] == shown
         # Baselines have no rows of their own.

@@ -8,8 +8,8 @@ from PIL import Image
 
 from coca.tasks.task import Example, ImageRow
 from coca.workflows.evaluation.report import (
+    ReportTable,
     Section,
-    Table,
     parameters_shown,
     render,
     render_markdown,
@@ -27,7 +27,9 @@ def test_a_page_needs_nothing_from_outside() -> None:
         "title",
         "lead",
         [
-            Section("one", "text", [Table(["what", "value"], [["x", 0.12345], ["y", 12000]])]),
+            Section(
+                "one", "text", [ReportTable(["what", "value"], [["x", 0.12345], ["y", 12000]])]
+            ),
             Section("two", blocks=[hits]),
             Section("three", blocks=[ImageRow("by image", (), lead=Example(("q",), gray_image()))]),
         ],
@@ -57,7 +59,7 @@ def test_markdown_holds_tables_and_text_and_no_image() -> None:
     rows: list[list[str | float | None]] = [["a|b", 0.25, None]]
     examples = (Example(("hit", "0.9"), gray_image(), correct=True), Example(("other",)))
     row = ImageRow("q", examples)
-    section = Section("part", "text", [Table(["x", "y", "z"], rows, "a note"), row])
+    section = Section("part", "text", [ReportTable(["x", "y", "z"], rows, "a note"), row])
     text = render_markdown("title", "lead", [section])
     assert "| a\\|b | 0.250 |  |" in text
     assert "|---|---:|---:|" in text

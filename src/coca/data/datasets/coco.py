@@ -17,8 +17,8 @@ from typing import Any
 
 from coca.core.errors import DataError
 from coca.data.sources.annotated import (
+    AnnotatedSample,
     AnnotatedSource,
-    Entry,
     SplitAnnotationsConfig,
     image_folder,
     list_in,
@@ -44,7 +44,7 @@ def coco_captions(config: SplitAnnotationsConfig) -> AnnotatedSource:
     """
     annotations, fingerprint = read_annotations(config)
     captions: dict[Any, list[str]] = {}
-    faults: list[Entry | DataError] = []
+    faults: list[AnnotatedSample | DataError] = []
     for index, note in enumerate(list_in(annotations, "annotations", config.title)):
         try:
             captions.setdefault(note["image_id"], []).append(note["caption"].strip())
@@ -67,18 +67,18 @@ def coco_captions(config: SplitAnnotationsConfig) -> AnnotatedSource:
     return AnnotatedSource(entries + faults, images=image_folder(config), fingerprint=fingerprint)
 
 
-def _entry(image: Any, captions: dict[Any, list[str]], origin: str) -> Entry | DataError:
+def _entry(image: Any, captions: dict[Any, list[str]], origin: str) -> AnnotatedSample | DataError:
     """Build the entry of an image; its captions are removed from `captions`."""
     try:
         number, file = image["id"], str(image["file_name"])
         texts = tuple(captions.pop(number, ()))
         metadata = {"image_id": number} | {key: image[key] for key in _KEPT if key in image}
-        return Entry(str(number), file, texts, (), metadata)
+        return AnnotatedSample(str(number), file, texts, (), metadata)
     except (KeyError, TypeError) as error:
         return malformed(origin, error, "an object with id and file_name")
 
 
-def _domain(entry: Entry | DataError) -> str:
+def _domain(entry: AnnotatedSample | DataError) -> str:
     return "malformed" if isinstance(entry, DataError) else str(entry.metadata.get("domain", ""))
 
 
@@ -107,17 +107,17 @@ def karpathy(config: SplitAnnotationsConfig) -> AnnotatedSource:
     return AnnotatedSource(wanted, images=image_folder(config), fingerprint=fingerprint)
 
 
-def _karpathy_entry(image: Any, origin: str) -> Entry | DataError:
+def _karpathy_entry(image: Any, origin: str) -> AnnotatedSample | DataError:
     try:
         folder, name = image.get("filepath", ""), image["filename"]
         captions = tuple(sentence["raw"].strip() for sentence in image["sentences"])
         metadata = {key: image[key] for key in ("split", "cocoid") if key in image}
         file = f"{folder}/{name}" if folder else name
-        return Entry(name.rpartition(".")[0] or name, file, captions, (), metadata)
+        return AnnotatedSample(name.rpartition(".")[0] or name, file, captions, (), metadata)
     except (KeyError, TypeError, AttributeError) as error:
         right = "an object with filename, split, and sentences that each have a raw"
         return malformed(origin, error, right)
 
 
-def _split(entry: Entry | DataError) -> str:
+def _split(entry: AnnotatedSample | DataError) -> str:
     return "malformed" if isinstance(entry, DataError) else str(entry.metadata.get("split", ""))

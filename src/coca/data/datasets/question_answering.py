@@ -16,9 +16,9 @@ from typing import Any
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.sources.annotated import (
+    AnnotatedSample,
     AnnotatedSource,
     AnnotationsConfig,
-    Entry,
     fingerprint_of,
     image_folder,
     list_in,
@@ -54,10 +54,10 @@ def vqa(config: AnnotationsConfig) -> AnnotatedSource:
             f"one of {', '.join(config.paths)} must contain questions, got {len(asked)}; give one "
             "path to the questions, and one to the annotations if there are any"
         )
-    faults: list[Entry | DataError] = []
+    faults: list[AnnotatedSample | DataError] = []
     notes = _vqa_notes(answered[0], config.title, faults) if answered else None
     name = _vqa_image_name(asked[0])
-    entries: list[Entry | DataError] = [
+    entries: list[AnnotatedSample | DataError] = [
         _vqa_entry(question, notes, name, f"question {index} of {config.title}")
         for index, question in enumerate(list_in(asked[0], "questions", config.title))
     ]
@@ -76,7 +76,7 @@ def vqa(config: AnnotationsConfig) -> AnnotatedSource:
 
 
 def _vqa_notes(
-    annotations: Mapping[str, Any], title: str, faults: list[Entry | DataError]
+    annotations: Mapping[str, Any], title: str, faults: list[AnnotatedSample | DataError]
 ) -> dict[int, tuple[tuple[str, ...], dict[str, str]]]:
     """Map question ids to answers and question types."""
     found = {}
@@ -101,7 +101,7 @@ def _vqa_entry(
     notes: dict[int, tuple[tuple[str, ...], dict[str, str]]] | None,
     name: str,
     origin: str,
-) -> Entry | DataError:
+) -> AnnotatedSample | DataError:
     """Build the entry of a question; its answers are removed from `notes`."""
     try:
         number, image, text = question["question_id"], question["image_id"], question["question"]
@@ -113,7 +113,7 @@ def _vqa_entry(
                 return DataError(f"{origin} ({number}) has no answers", reason="no_answer")
             answers, kinds = notes.pop(number)
             metadata |= kinds
-        return Entry(str(number), file, (), (), metadata, text.strip(), answers)
+        return AnnotatedSample(str(number), file, (), (), metadata, text.strip(), answers)
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         return malformed(origin, error, "an object with question_id, image_id and question")
 

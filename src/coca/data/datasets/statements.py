@@ -24,9 +24,9 @@ from typing import Any, TypeAlias
 
 from coca.core.errors import DataError
 from coca.data.sources.annotated import (
+    AnnotatedSample,
     AnnotatedSource,
     AnnotationsConfig,
-    Entry,
     image_folder,
     malformed,
     read_lines,
@@ -54,7 +54,7 @@ def snli_ve(config: AnnotationsConfig) -> AnnotatedSource:
     return AnnotatedSource(entries, images=image_folder(config), fingerprint=fingerprint)
 
 
-def _hypothesis(line: dict[str, Any], origin: str) -> Entry | DataError:
+def _hypothesis(line: dict[str, Any], origin: str) -> AnnotatedSample | DataError:
     try:
         image, label, hypothesis = line["Flickr30K_ID"], line["gold_label"], line["sentence2"]
         if label not in SNLI_VE_CLASSES:
@@ -63,7 +63,7 @@ def _hypothesis(line: dict[str, Any], origin: str) -> Entry | DataError:
                 reason="unknown_label",
             )
         image = str(image).removesuffix(".jpg")
-        return Entry(
+        return AnnotatedSample(
             str(line.get("pairID", origin)),
             f"{image}.jpg",
             labels=(label,),
@@ -79,7 +79,7 @@ NLVR_CLASSES = ("false", "true")
 BOX_ORDERS = 6
 """Images of NLVR for each statement."""
 
-_Reading: TypeAlias = Callable[[dict[str, Any]], list[Entry]]
+_Reading: TypeAlias = Callable[[dict[str, Any]], list[AnnotatedSample]]
 
 
 @register_source("nlvr2", AnnotationsConfig)
@@ -102,12 +102,12 @@ def nlvr2(config: AnnotationsConfig) -> AnnotatedSource:
             )
         return f"{name}/" if numbered[name] else ""
 
-    def read(line: dict[str, Any]) -> list[Entry]:
+    def read(line: dict[str, Any]) -> list[AnnotatedSample]:
         identifier, text, label = _nlvr_parts(line)
         part, image_set, pair, sentence = identifier.rsplit("-", 3)
         stem = f"{folder(line)}{part}-{image_set}-{pair}"
         return [
-            Entry(
+            AnnotatedSample(
                 identifier,
                 f"{stem}-img0.png",
                 labels=(label,),
@@ -134,12 +134,12 @@ def nlvr(config: AnnotationsConfig) -> AnnotatedSource:
         parent = image_folder(config)
         images = f"{parent}/images" if parent else "images"
 
-    def read(line: dict[str, Any]) -> list[Entry]:
+    def read(line: dict[str, Any]) -> list[AnnotatedSample]:
         identifier, text, label = _nlvr_parts(line)
         group, _, _ = identifier.partition("-")
         keys = [f"{part}-{identifier}-{order}" for order in range(BOX_ORDERS)]
         return [
-            Entry(
+            AnnotatedSample(
                 key,
                 f"{line['directory']}/{key}.png",
                 labels=(label,),
@@ -154,7 +154,7 @@ def nlvr(config: AnnotationsConfig) -> AnnotatedSource:
 
 def _nlvr_source(config: AnnotationsConfig, images: str, read: _Reading) -> AnnotatedSource:
     lines, fingerprint = read_lines(config)
-    entries: list[Entry | DataError] = []
+    entries: list[AnnotatedSample | DataError] = []
     for index, line in enumerate(lines):
         if isinstance(line, DataError):
             entries.append(line)

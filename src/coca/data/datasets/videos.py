@@ -31,7 +31,7 @@ from typing import Any
 from coca.core.annotations import parse_text
 from coca.core.errors import DataError
 from coca.data.sources.annotated import (
-    Entry,
+    AnnotatedSample,
     image_folder,
     list_in,
     malformed,
@@ -108,21 +108,23 @@ def _kinetics_split(row: Mapping[str, str] | DataError) -> str:
     return "malformed" if isinstance(row, DataError) else row.get("split", "")
 
 
-def _kinetics_clip(row: Mapping[str, str], folder: ClipFolder) -> Entry | DataError:
+def _kinetics_clip(row: Mapping[str, str], folder: ClipFolder) -> AnnotatedSample | DataError:
     name = row["youtube_id"]
     try:
         if row.get("time_start") and row.get("time_end"):
             start, end = (round(float(row[part])) for part in ("time_start", "time_end"))
             name = f"{name}_{start:06d}_{end:06d}"
         label = row.get("label", "")
-        return Entry(name, folder.find(name), labels=(label,) if label else ())
+        return AnnotatedSample(name, folder.find(name), labels=(label,) if label else ())
     except ValueError as error:
         return DataError(f"the clip {name} has no time as a number: {error}", reason="bad_record")
     except DataError as error:
         return error
 
 
-def _moments_clip(row: Sequence[str], folder: ClipFolder, origin: str) -> Entry | DataError:
+def _moments_clip(
+    row: Sequence[str], folder: ClipFolder, origin: str
+) -> AnnotatedSample | DataError:
     if len(row) < 2:
         return DataError(
             f"{origin} contains {','.join(row)!r:.60}; a row must be file,label,agreed,disagreed",
@@ -134,7 +136,7 @@ def _moments_clip(row: Sequence[str], folder: ClipFolder, origin: str) -> Entry 
         path = folder.find(file)
     except DataError as error:
         return error
-    return Entry(file, path, labels=(label.replace("+", " "),), metadata=metadata)
+    return AnnotatedSample(file, path, labels=(label.replace("+", " "),), metadata=metadata)
 
 
 @register_source("msrvtt", SplitClipsConfig)
@@ -172,7 +174,7 @@ def _msrvtt_split(video: Any) -> str:
 
 def _msrvtt_clip(
     video: Any, captions: dict[str, list[str]], folder: ClipFolder, origin: str
-) -> Entry | DataError:
+) -> AnnotatedSample | DataError:
     if not isinstance(video, dict) or not isinstance(video.get("video_id"), str):
         return DataError(
             f"{origin} is malformed; it must be an object with video_id and split",
@@ -181,14 +183,16 @@ def _msrvtt_clip(
     name = video["video_id"]
     metadata = {key: video[key] for key in ("split", "category") if key in video}
     try:
-        return Entry(name, folder.find(name), tuple(captions.get(name, ())), (), metadata)
+        return AnnotatedSample(name, folder.find(name), tuple(captions.get(name, ())), (), metadata)
     except DataError as error:
         return error
 
 
-def _msrvtt_test_split(content: bytes, path: str, folder: ClipFolder) -> list[Entry | DataError]:
+def _msrvtt_test_split(
+    content: bytes, path: str, folder: ClipFolder
+) -> list[AnnotatedSample | DataError]:
     table = open_table(content, path)
-    clips: list[Entry | DataError] = []
+    clips: list[AnnotatedSample | DataError] = []
     for number in range(len(table)):
         try:
             row = table.row(number)
@@ -197,7 +201,7 @@ def _msrvtt_test_split(content: bytes, path: str, folder: ClipFolder) -> list[En
                     f"row {number} of {path} lacks a video_id or a sentence", reason="bad_record"
                 )
             name = str(row["video_id"])
-            clips.append(Entry(name, folder.find(name), (str(row["sentence"]),)))
+            clips.append(AnnotatedSample(name, folder.find(name), (str(row["sentence"]),)))
         except DataError as error:
             clips.append(error)
     return clips

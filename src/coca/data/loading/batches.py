@@ -28,7 +28,7 @@ Augmentation: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
 """Map uint8 pixels (3, H, W), 0 to 255, to the model's input size (3, S, S)."""
 
 
-class Stage(NamedTuple):
+class AugmentStage(NamedTuple):
     """An augmentation that applies up to some sample of the run."""
 
     until: int
@@ -93,7 +93,7 @@ class BatchDataset(Dataset[Batch | Failure]):
         augment: Augmentation | None,
         batch_size: int,
         class_names: tuple[str, ...],
-        stages: Sequence[Stage] = (),
+        stages: Sequence[AugmentStage] = (),
         offset: int = 0,
         *,
         by_answers: bool = False,

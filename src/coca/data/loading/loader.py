@@ -29,7 +29,7 @@ from coca.core.config.frozen_config import Config, Fraction, digest
 from coca.core.errors import ConfigError, DataError
 from coca.core.malloc import keep_freed_memory
 from coca.data.batch import Batch
-from coca.data.loading.batches import Augmentation, BatchDataset, Failure, Stage
+from coca.data.loading.batches import Augmentation, AugmentStage, BatchDataset, Failure
 from coca.data.loading.feature_file import FeatureFile, feature_identity
 from coca.data.loading.mixture import Mixture
 from coca.data.sample import BadSampleLog
@@ -118,7 +118,7 @@ class Loader:
         *,
         seed: int,
         augment: Augmentation | None = None,
-        stages: Sequence[Stage] = (),
+        stages: Sequence[AugmentStage] = (),
         rank: int = 0,
         world_size: int = 1,
         start: int = 0,

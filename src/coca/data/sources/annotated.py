@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class AnnotatedSample:
     """A sample without its images, which are read on demand."""
 
     key: str
@@ -59,7 +59,7 @@ class AnnotatedSource(Source):
     has_metadata = True
 
     def __init__(
-        self, entries: Sequence[Entry | DataError], *, images: str, fingerprint: str
+        self, entries: Sequence[AnnotatedSample | DataError], *, images: str, fingerprint: str
     ) -> None:
         """Store the entries of a reader."""
         self._entries = entries
@@ -89,7 +89,7 @@ class AnnotatedSource(Source):
         entry = self._entry(row)
         return " ".join(file_etag(self._path(file)) for file in (entry.file, *entry.others))
 
-    def _entry(self, row: int) -> Entry:
+    def _entry(self, row: int) -> AnnotatedSample:
         entry = self._entries[row]
         if isinstance(entry, DataError):
             raise entry

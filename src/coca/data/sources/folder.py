@@ -24,7 +24,7 @@ from coca.core.errors import DataError
 from coca.core.files.formats import IMAGE_SUFFIXES
 from coca.core.files.local_files import MAX_IMAGE_BYTES, file_etag, walk_files
 from coca.data.sample import Sample
-from coca.data.sources.annotated import AnnotatedSource, Entry
+from coca.data.sources.annotated import AnnotatedSample, AnnotatedSource
 from coca.data.sources.source import (
     SelectionConfig,
     Source,
@@ -182,7 +182,9 @@ class ClassFolderSource(AnnotatedSource):
         named = _named({path.partition("/")[0] for path, _ in files}, config)
         kept = [(path, size) for path, size in files if path.partition("/")[0] in named]
         entries = [
-            Entry(os.path.splitext(path)[0], path, (), (named[folder],), {"folder": folder})
+            AnnotatedSample(
+                os.path.splitext(path)[0], path, (), (named[folder],), {"folder": folder}
+            )
             for path, _ in kept
             for folder in (path.partition("/")[0],)
         ]

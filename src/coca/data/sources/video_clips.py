@@ -14,9 +14,9 @@ from coca.core.files.formats import VIDEO_SUFFIXES
 from coca.core.files.local_files import MAX_IMAGE_BYTES, walk_files
 from coca.data.sample import Sample
 from coca.data.sources.annotated import (
+    AnnotatedSample,
     AnnotatedSource,
     AnnotationsConfig,
-    Entry,
     SplitAnnotationsConfig,
 )
 from coca.data.sources.source import Source, SourceConfig, register_source, single_path
@@ -46,7 +46,11 @@ class ClipSource(AnnotatedSource):
     """Source over a list of clips: entries whose file is a video or a folder of frames."""
 
     def __init__(
-        self, clips: Sequence[Entry | DataError], *, config: ClipsConfig, origin: bytes = b""
+        self,
+        clips: Sequence[AnnotatedSample | DataError],
+        *,
+        config: ClipsConfig,
+        origin: bytes = b"",
     ) -> None:
         """Combine the clips with the settings; `origin` is the content of their list."""
         super().__init__(clips, images="", fingerprint="")
@@ -194,7 +198,9 @@ def videos(config: VideosConfig) -> ClipSource:
         raise DataError(f"{root} has no video and no folder of frames", reason="empty_source")
     return ClipSource(
         [
-            Entry(path, f"{root}/{path}", labels=(path.partition("/")[0],) if "/" in path else ())
+            AnnotatedSample(
+                path, f"{root}/{path}", labels=(path.partition("/")[0],) if "/" in path else ()
+            )
             for path in folder.paths
         ],
         config=config,

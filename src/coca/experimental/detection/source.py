@@ -16,9 +16,9 @@ from typing import Any
 from coca.core.errors import DataError
 from coca.data.sample import Sample
 from coca.data.sources.annotated import (
+    AnnotatedSample,
     AnnotatedSource,
     AnnotationsConfig,
-    Entry,
     image_folder,
     list_in,
     malformed,
@@ -46,7 +46,7 @@ def coco_instances(config: AnnotationsConfig) -> AnnotatedSource:
     annotations, fingerprint = read_annotations(config)
     names = _names(list_in(annotations, "categories", config.title), config.title)
     objects: dict[Any, list[dict[str, Any]]] = {}
-    faults: list[Entry | DataError] = []
+    faults: list[AnnotatedSample | DataError] = []
     for index, note in enumerate(list_in(annotations, "annotations", config.title)):
         try:
             objects.setdefault(note["image_id"], []).append(_object(note, names))
@@ -105,7 +105,7 @@ def _object(note: Mapping[str, Any], names: Mapping[Any, str]) -> dict[str, Any]
 
 def _instances_entry(
     image: Any, objects: dict[Any, list[dict[str, Any]]], origin: str
-) -> Entry | DataError:
+) -> AnnotatedSample | DataError:
     """Build the entry of an image; its objects are removed from `objects`."""
     try:
         number, file = image["id"], str(image["file_name"])
@@ -117,7 +117,7 @@ def _instances_entry(
         return malformed(origin, error, "an object with id, file_name, width and height")
     labels = tuple(dict.fromkeys(one["name"] for one in found))
     metadata = {"image_id": number, **size, BOXES: found}
-    return Entry(str(number), file, (), labels, metadata, text=QUESTION)
+    return AnnotatedSample(str(number), file, (), labels, metadata, text=QUESTION)
 
 
 KIND = SourceKind(AnnotationsConfig, coco_instances)

@@ -116,7 +116,7 @@ class ImageEncoderConfig(Config):
         return {name: IMAGE_ENCODERS.get(name).config_class for name in names}
 
 
-class Encoded(NamedTuple):
+class EncodedImages(NamedTuple):
     """Images, or series of images, after the image encoder."""
 
     tokens: Float[Tensor, "B S D"]

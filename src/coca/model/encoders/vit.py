@@ -18,7 +18,7 @@ from coca.model.encoders.encoder import (
     ImageEncoderConfig,
     require_heads,
 )
-from coca.model.layers.transformer import Block, Linear, scale_residuals_
+from coca.model.layers.transformer import Linear, TransformerBlock, scale_residuals_
 
 
 class ViTConfig(ImageEncoderConfig):
@@ -123,7 +123,8 @@ class VisionTransformer(PatchEncoder):
         self.patch_embedding = Linear(config.channels * config.patch_size**2, config.width)
         self.positions = nn.Parameter(torch.empty(config.tokens, config.width))
         self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, config.mlp_width) for _ in range(config.layers)
+            TransformerBlock(config.width, config.heads, config.mlp_width)
+            for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(config.width)
 

@@ -180,7 +180,7 @@ class BeamSearch:
 
     def _reorder(self, left: Int[Tensor, " b"]) -> None:
         self._state.reorder(left)
-        self._processors.keep(left)
+        self._processors.keep(left.tolist())
         self._hypotheses = [self._hypotheses[image] for image in left.tolist()]
         self._token_budget, self._open, self._scores = (
             kept[left] for kept in (self._token_budget, self._open, self._scores)

@@ -10,8 +10,9 @@ from torch import Tensor
 from coca.core.errors import ConfigError
 from coca.model.generation.beam_search import BeamSearch
 from coca.model.generation.decoder_state import DecoderState
+from coca.model.generation.decoding_rules import NO_TOKEN
 from coca.model.generation.generation_config import GeneratedSequence, GenerationConfig
-from coca.model.generation.logits_processors import NO_TOKEN, LogitsProcessors
+from coca.model.generation.logits_processors import LogitsProcessors
 from coca.model.generation.sampling import sample
 from coca.model.openclip.openclip import AnyCoCa
 from coca.model.openclip.openclip_config import TextConfig

@@ -7,16 +7,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from coca.model.generation.decoding_rules import NO_TOKEN, DecodingRules
 from coca.model.generation.generation_config import GenerationConfig
 from coca.model.openclip.openclip_config import TextConfig
 from coca.processing.class_words import ClassGuide
 from coca.processing.word_constraint import WordConstraint
 
-NO_TOKEN = -1
-"""Padding of shorter rows of token ids; not a token."""
 
-
-class LogitsProcessors:
+class LogitsProcessors(DecodingRules):
     """Applies all logits processors of a generation config to next-token logits."""
 
     def __init__(
@@ -26,9 +24,7 @@ class LogitsProcessors:
         constraint: WordConstraint | None = None,
         guide: ClassGuide | None = None,
     ) -> None:
-        self._decoding, self._constraint, self._guide = decoding, constraint, guide
-        self._eos = text.eos_id
-        self._suppressed = list(text.suppress_tokens)
+        super().__init__(decoding, text.eos_id, text.suppress_tokens, constraint, guide)
 
     @property
     def uses_history(self) -> bool:
@@ -39,21 +35,6 @@ class LogitsProcessors:
             or decoding.repetition_penalty != 1
             or decoding.no_repeat_ngram_size > 0
         )
-
-    @property
-    def rescales(self) -> bool:
-        """Whether any processor changes the logits of tokens that are not suppressed."""
-        return self._decoding.repetition_penalty != 1 or self.is_guided
-
-    @property
-    def is_guided(self) -> bool:
-        """Whether words of classes gain and cost."""
-        return self._guide is not None
-
-    def keep(self, left: Int[Tensor, " b"]) -> None:
-        """Keep some of the images, by their positions."""
-        if self._guide is not None:
-            self._guide.keep(left.tolist())
 
     def apply_(
         self,

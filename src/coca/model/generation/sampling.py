@@ -10,8 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from coca.model.generation.decoder_state import DecoderState, should_compact
+from coca.model.generation.decoding_rules import NO_TOKEN
 from coca.model.generation.generation_config import GeneratedSequence, GenerationConfig
-from coca.model.generation.logits_processors import NO_TOKEN, LogitsProcessors
+from coca.model.generation.logits_processors import LogitsProcessors
 from coca.model.generation.random_streams import sample_streams
 
 MIN_SORTED_TOKENS = 256

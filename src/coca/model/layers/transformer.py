@@ -254,7 +254,7 @@ class MLP(nn.Module):
         return self.down(F.gelu(self.up(tokens)))
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Pre-norm Transformer block: self-attention, then MLP."""
 
     def __init__(self, width: int, heads: int, mlp_width: int, *, key_bias: bool = False) -> None:

@@ -23,17 +23,17 @@ from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
 from coca.model.coca import CoCa
-from coca.model.encoders.encoder import Encoded
+from coca.model.encoders.encoder import EncodedImages
 from coca.model.encoders.vit import PatchEncoder, ViTConfig
 from coca.model.layers.kv_cache import AttentionState
 from coca.model.layers.latent_attention import to_autocast_dtype
 from coca.model.layers.packing import Packing, lengths_to_last
 from coca.model.layers.transformer import (
     MLP,
-    Block,
     CrossAttention,
     KeysAndValues,
     Linear,
+    TransformerBlock,
     init_linears_,
     scale_residuals_,
     unit,
@@ -59,7 +59,7 @@ class OpenCLIPImageEncoder(PatchEncoder):
         self.positions = nn.Parameter(torch.empty(config.tokens + 1, config.width))
         self.norm = nn.LayerNorm(config.width)
         self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, config.mlp_width, key_bias=True)
+            TransformerBlock(config.width, config.heads, config.mlp_width, key_bias=True)
             for _ in range(config.layers)
         )
 
@@ -114,7 +114,7 @@ class OpenCLIPUnimodalDecoder(nn.Module):
         # The class token has the last position for captions of any length.
         self.positions = nn.Parameter(torch.empty(text.context_length + 1, text.width))
         self.blocks = nn.ModuleList(
-            Block(text.width, text.heads, text.mlp_width, key_bias=True)
+            TransformerBlock(text.width, text.heads, text.mlp_width, key_bias=True)
             for _ in range(text.unimodal_layers)
         )
         self.norm = nn.LayerNorm(text.width)
@@ -220,7 +220,7 @@ class OpenCLIPDecoderLayer(nn.Module):
 
     def __init__(self, width: int, heads: int, mlp_width: int) -> None:
         super().__init__()
-        self.block = Block(width, heads, mlp_width, key_bias=True)
+        self.block = TransformerBlock(width, heads, mlp_width, key_bias=True)
         self.cross_norm = nn.LayerNorm(width)
         self.image_norm = nn.LayerNorm(width)
         self.cross_attention = CrossAttention(width, width, heads, key_bias=True)
@@ -239,7 +239,7 @@ class OpenCLIPDecoderLayer(nn.Module):
         cache: AttentionState | None = None,
         packing: Packing | None = None,
     ) -> Float[Tensor, "*B T D"]:
-        """Apply the layer; see `Block` and `CrossAttention`. Raw image tokens are normalized."""
+        """Apply a `TransformerBlock` and `CrossAttention`; raw image tokens are normalized."""
         tokens = self.block(tokens, causal=True, cache=cache, packing=packing)
         tokens = tokens + self.cross_attention(
             self.cross_norm(tokens), image, packing=packing, norm=self.image_norm
@@ -326,16 +326,16 @@ class OpenCLIP(CoCa):
         nn.init.normal_(self.pooler.queries)
         self.log_scale.fill_(-math.log(self.config.initial_temperature))
 
-    def pool(self, encoded: Encoded) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B Q D"]]:
+    def pool(self, encoded: EncodedImages) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B Q D"]]:
         """Compute `pool_embedding` and `pool_tokens` together, in one pass of the pooler."""
         pooled = self.pooler(encoded.tokens)
         return unit(self.image_projection(pooled[:, 0])), pooled[:, CAPTIONING]
 
-    def pool_tokens(self, encoded: Encoded) -> Float[Tensor, "B Q D"]:
+    def pool_tokens(self, encoded: EncodedImages) -> Float[Tensor, "B Q D"]:
         """Pool encoded images to the tokens that the decoder reads."""
         return self.pooler(encoded.tokens, wanted=CAPTIONING)
 
-    def pool_embedding(self, encoded: Encoded) -> Float[Tensor, "B E"]:
+    def pool_embedding(self, encoded: EncodedImages) -> Float[Tensor, "B E"]:
         """Pool encoded images to unit-length embeddings."""
         pooled = self.pooler(encoded.tokens, wanted=EMBEDDING)
         return unit(self.image_projection(pooled[:, 0]))

@@ -102,7 +102,7 @@ class TowerVision(Pixels):
         return embeds if self.captioner is None else (embeds, self.captioner.image_tokens(images))
 
 
-class TowerText(nn.Module):
+class TowerTextGraph(nn.Module):
     """Embedding of padded token ids by a model of another library."""
 
     def __init__(self, tower: ImageTextPredictor) -> None:
@@ -206,7 +206,7 @@ def graphs_of(predictor: TorchPredictor | ImageTextPredictor) -> Iterator[Graph]
     outputs = ["image_embeds", *["image_tokens"] * (captioner is not None)]
     if tower is not None:
         vision: nn.Module = TowerVision(tower, captioner)
-        text: nn.Module = TowerText(tower)
+        text: nn.Module = TowerTextGraph(tower)
         ids = tower.tokenize(PROBES)
         length = None if tower.pads_to_context else tower.context_length
     else:

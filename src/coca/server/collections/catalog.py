@@ -38,7 +38,7 @@ FacetPair: TypeAlias = tuple[str, bool | int | float | str]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CatalogEntry:
     """What stays in memory of an item."""
 
     id: str
@@ -71,13 +71,13 @@ class Catalog:
         self._collection, self._on_gone = collection, on_gone
         self._is_file = is_file(collection.info.uri)
         # In the order of the list; replaced and never changed, since readers iterate over them.
-        self._listed: list[Entry] = []
-        self._hidden: list[Entry] = []
-        self._by_id: dict[str, Entry] | None = None
+        self._listed: list[CatalogEntry] = []
+        self._hidden: list[CatalogEntry] = []
+        self._by_id: dict[str, CatalogEntry] | None = None
         self._version, self._due_s, self._old_s = -1, 0.0, math.inf
         self._lock = threading.Lock()
 
-    def entries(self, filter: str = "", *, hidden: bool = False) -> Sequence[Entry]:
+    def entries(self, filter: str = "", *, hidden: bool = False) -> Sequence[CatalogEntry]:
         """List the items that a filter keeps, newest first; items of unknown time follow by id."""
         with self._lock:
             self._refresh()
@@ -87,7 +87,7 @@ class Catalog:
         kept = set(self._collection.ids(filter))
         return [entry for entry in entries if entry.id in kept]
 
-    def hits(self, entries: Iterable[Entry]) -> list[Hit]:
+    def hits(self, entries: Iterable[CatalogEntry]) -> list[Hit]:
         """Read what a page of items shows; hits have a score of 0."""
         return self._collection.hits(dict.fromkeys((entry.id for entry in entries), 0.0))
 
@@ -141,12 +141,12 @@ class Catalog:
             self._sort(by_id)
         self._report(before, now)
 
-    def _sort(self, by_id: Mapping[str, Entry]) -> None:
+    def _sort(self, by_id: Mapping[str, CatalogEntry]) -> None:
         entries = sorted(by_id.values(), key=_age)
         self._listed = [entry for entry in entries if not entry.is_hidden]
         self._hidden = [entry for entry in entries if entry.is_hidden]
 
-    def _report(self, before: Mapping[str, Entry], now: Mapping[str, Entry]) -> None:
+    def _report(self, before: Mapping[str, CatalogEntry], now: Mapping[str, CatalogEntry]) -> None:
         gone = [
             (id, entry.content)
             for id, entry in before.items()
@@ -156,13 +156,13 @@ class Catalog:
             self._on_gone(gone)
 
 
-def _entries(parts: Iterable[Sequence[Hit | Record]]) -> Iterator[Entry]:
+def _entries(parts: Iterable[Sequence[Hit | Record]]) -> Iterator[CatalogEntry]:
     # Most values are those of many items, which then share them.
     known: dict[tuple[str, type, Any], FacetPair] = {}
     for items in parts:
         for item in items:
             values, album = _values(item, known), sys.intern(item.album)
-            yield Entry(item.id, item.time, values, item.hidden, album, item.content)
+            yield CatalogEntry(item.id, item.time, values, item.hidden, album, item.content)
 
 
 def _values(
@@ -192,7 +192,7 @@ def _is_countable(value: Any) -> bool:
     )
 
 
-def first_of_albums(entries: Iterable[Entry]) -> list[Entry]:
+def first_of_albums(entries: Iterable[CatalogEntry]) -> list[CatalogEntry]:
     """Keep the first entry of each album, and all entries without an album."""
     albums: set[str] = set()
     kept = []
@@ -203,7 +203,7 @@ def first_of_albums(entries: Iterable[Entry]) -> list[Entry]:
     return kept
 
 
-def count_days(entries: Sequence[Entry]) -> list[tuple[str, int]]:
+def count_days(entries: Sequence[CatalogEntry]) -> list[tuple[str, int]]:
     """Count entries by day, `YYYY-MM-DD` and newest first; empty for an unknown time."""
     times = np.fromiter((entry.time for entry in entries), np.int64, len(entries))
     days, counts = np.unique(times[times != 0] // 86_400, return_counts=True)
@@ -213,5 +213,5 @@ def count_days(entries: Sequence[Entry]) -> list[tuple[str, int]]:
     return [*found, ("", unknown)] if unknown else found
 
 
-def _age(entry: Entry) -> tuple[bool, int, str]:
+def _age(entry: CatalogEntry) -> tuple[bool, int, str]:
     return entry.time == 0, -entry.time, entry.id

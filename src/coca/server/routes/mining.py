@@ -27,7 +27,7 @@ from coca.server.bodies import (
     given_options,
     with_options,
 )
-from coca.server.collections.catalog import Entry
+from coca.server.collections.catalog import CatalogEntry
 from coca.server.routes.items import NAME, Item, fields_of
 from coca.server.routes.search import SearchResponse, examples, filter_of, hit_of, listed_entries
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute
@@ -129,7 +129,9 @@ _FEW = 50
 """Maximum number of values of a metadata field that is counted without being named."""
 
 
-def count_facets(items: Sequence[Entry], fields: Sequence[str] | None, limit: int) -> list[Facet]:
+def count_facets(
+    items: Sequence[CatalogEntry], fields: Sequence[str] | None, limit: int
+) -> list[Facet]:
     """Count the values of fields."""
     counts: dict[str, Counter[Value]] = {}
     for (field, value), count in Counter(chain.from_iterable(it.values for it in items)).items():

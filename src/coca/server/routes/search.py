@@ -34,7 +34,7 @@ from coca.server.bodies import (
     given_options,
     with_options,
 )
-from coca.server.collections.catalog import Entry, count_days, first_of_albums
+from coca.server.collections.catalog import CatalogEntry, count_days, first_of_albums
 from coca.server.collections.served_collection import ServedCollection
 from coca.server.routes.items import Item, fields_of
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
@@ -185,7 +185,7 @@ _OF_QUERIES = ("min_score", "rerank", "on", "hybrid", "likely", "sort")
 """Options that compare items with a query."""
 
 
-def listed_entries(tenant: Tenant, scope: Scope, *, hidden: bool = False) -> Sequence[Entry]:
+def listed_entries(tenant: Tenant, scope: Scope, *, hidden: bool = False) -> Sequence[CatalogEntry]:
     """List the items that a request covers, newest first."""
     catalog = tenant.collection(scope.collection).catalog
     return catalog.entries(filter_of(tenant, scope), hidden=hidden)

@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError
-from coca.model.layers.transformer import Block, CrossBlock
+from coca.model.layers.transformer import CrossBlock, TransformerBlock
 from coca.model.openclip.openclip import OpenCLIPDecoderLayer
 from coca.train.blocks import prepare_blocks_
 from coca.train.distributed.context import DistributedContext
@@ -234,7 +234,7 @@ def _shard(module: nn.Module, mesh: DeviceMesh, *, bf16: bool, reshard_after_for
             # The keys and values of the image are computed before the block itself runs.
             shard(part.cross_attention, mp_policy=block)
             register_fsdp_forward_method(part.cross_attention, "project")
-        if isinstance(part, Block | CrossBlock | OpenCLIPDecoderLayer):
+        if isinstance(part, TransformerBlock | CrossBlock | OpenCLIPDecoderLayer):
             shard(part, mp_policy=block)
         if isinstance(part, OpenCLIPDecoderLayer):
             # Likewise, with the layer's own norm.

@@ -26,25 +26,25 @@ from coca.tasks.task import Confusion, ReportSamples
 from coca.workflows.evaluation.report import (
     Block,
     Number,
+    ReportTable,
     Section,
-    Table,
     parameters_shown,
     render,
     render_markdown,
 )
 
-# Published results of other models on benchmarks, with their sources.
+# PublishedResults results of other models on benchmarks, with their sources.
 
 
 class PublishedModel(Config):
-    """Published scores of one model on one benchmark."""
+    """PublishedResults scores of one model on one benchmark."""
 
     model: str
     """Name of the model in the source."""
     source: str
     """A key of `sources`."""
     table: str
-    """Table or file in the source."""
+    """ReportTable or file in the source."""
     scores: tuple[float | None, ...]
     """Scores in the order of the benchmark's metrics; null if the source has none."""
 
@@ -73,7 +73,7 @@ class Benchmark(Config):
         return dict(zip(self.metrics, model.scores, strict=True)).get(metric)
 
 
-class Published(Config):
+class PublishedResults(Config):
     """Content of `published.yaml`."""
 
     sources: dict[str, str]
@@ -83,10 +83,10 @@ class Published(Config):
 
 
 @cache
-def published() -> Published:
+def published() -> PublishedResults:
     """Load `published.yaml`."""
     text = files("coca.workflows").joinpath("published.yaml").read_text(encoding="utf-8")
-    return load_config(Published, yaml.safe_load(text))
+    return load_config(PublishedResults, yaml.safe_load(text))
 
 
 def benchmark_named(name: str) -> Benchmark:
@@ -188,7 +188,7 @@ def _subject(report: Mapping[str, Any]) -> Any:
 
 def overview(
     pairs: Sequence[tuple[TaskConfig, TaskResult]], others: Comparison = NO_COMPARISON
-) -> Table:
+) -> ReportTable:
     """Build the table over all tasks: headline metrics, compared with published results."""
     benchmarks = [benchmark_named(c.benchmark) if c.benchmark else None for c, _ in pairs]
     known = [it for it in benchmarks if it]
@@ -297,7 +297,9 @@ def _section(config: TaskConfig, result: TaskResult, others: Mapping[str, TaskRe
     blocks: list[Block] = [_scores(config, result, others)]
     if samples.per_class:
         shares, note = _ranked(samples)
-        blocks.append(Table(["class", "accuracy"], [[*pair] for pair in shares.items()], note))
+        blocks.append(
+            ReportTable(["class", "accuracy"], [[*pair] for pair in shares.items()], note)
+        )
     if samples.confusion is not None:
         blocks += [_matrix(samples.confusion), *_mistakes(samples.confusion)]
     blocks += samples.rows
@@ -308,7 +310,9 @@ def _section(config: TaskConfig, result: TaskResult, others: Mapping[str, TaskRe
     return Section(f"{result.task}: {config.data.title}", text, blocks)
 
 
-def _scores(config: TaskConfig, result: TaskResult, others: Mapping[str, TaskResult]) -> Table:
+def _scores(
+    config: TaskConfig, result: TaskResult, others: Mapping[str, TaskResult]
+) -> ReportTable:
     """Build the table of all metrics, with other models and published results."""
     benchmark = benchmark_named(config.benchmark) if config.benchmark else None
     models = benchmark.models if benchmark else ()
@@ -333,10 +337,12 @@ def _scores(config: TaskConfig, result: TaskResult, others: Mapping[str, TaskRes
     return _without_empty(columns, rows, note)
 
 
-def _without_empty(columns: Sequence[str], rows: Sequence[Row], note: str) -> Table:
+def _without_empty(columns: Sequence[str], rows: Sequence[Row], note: str) -> ReportTable:
     """Build a table without its empty columns, such as chance for tasks without it."""
     kept = [at for at in range(len(columns)) if any(row[at] is not None for row in rows)]
-    return Table([columns[at] for at in kept], [[row[at] for at in kept] for row in rows], note)
+    return ReportTable(
+        [columns[at] for at in kept], [[row[at] for at in kept] for row in rows], note
+    )
 
 
 def _ranked(samples: ReportSamples) -> tuple[dict[str, float], str]:
@@ -348,7 +354,7 @@ def _ranked(samples: ReportSamples) -> tuple[dict[str, float], str]:
     return dict(kept), f"The best and the worst {LISTED // 2} of {len(order):,} classes."
 
 
-def _matrix(confusion: Confusion) -> Table:
+def _matrix(confusion: Confusion) -> ReportTable:
     rows: list[Row] = [
         [f"is {name}", *counts]
         for name, counts in zip(confusion.names, confusion.counts, strict=True)
@@ -356,7 +362,7 @@ def _matrix(confusion: Confusion) -> Table:
     note = "Confusion matrix: number of samples by true class (row) and predicted class (column)."
     if len(confusion.names) < confusion.classes:
         note += f" The {len(confusion.names)} most confused of {confusion.classes:,} classes."
-    return Table(["true class", *confusion.names], rows, note)
+    return ReportTable(["true class", *confusion.names], rows, note)
 
 
 def _mistakes(confusion: Confusion) -> list[Block]:
@@ -372,4 +378,6 @@ def _mistakes(confusion: Confusion) -> list[Block]:
     if not most:
         return []
     note = "The ten most frequent mistakes."
-    return [Table(["is", "taken for", "samples"], [[a, b, count] for count, a, b in most], note)]
+    return [
+        ReportTable(["is", "taken for", "samples"], [[a, b, count] for count, a, b in most], note)
+    ]

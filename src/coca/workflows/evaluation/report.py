@@ -36,7 +36,7 @@ Number: TypeAlias = int | float
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """A table; numbers are right-aligned."""
 
     columns: Sequence[str]
@@ -57,7 +57,7 @@ def thumbnail_uri(image: ImageInput, size_px: int = THUMBNAIL_PX) -> str:
     return f"data:image/webp;base64,{base64.b64encode(thumbnail(image, size_px)).decode()}"
 
 
-Block: TypeAlias = Table | ImageRow
+Block: TypeAlias = ReportTable | ImageRow
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def render_markdown(title: str, lead: str, sections: Sequence[Section]) -> str:
 
 
 def _as_markdown(block: Block) -> list[str]:
-    if isinstance(block, Table):
+    if isinstance(block, ReportTable):
         cells = block.cells()
         right = [number for _, number in cells[0]] if cells else []
         return [table(block.columns, [[text for text, _ in row] for row in cells], right=right)]

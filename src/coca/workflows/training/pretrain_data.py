@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt, model_validator
 from coca.core.config.frozen_config import Config
 from coca.core.errors import CocaError, ConfigError, DataError
 from coca.core.progress import progress_bar
-from coca.data.loading.batches import Stage
+from coca.data.loading.batches import AugmentStage
 from coca.data.loading.feature_file import FeatureFile
 from coca.data.loading.loader import Loader, LoaderConfig
 from coca.data.loading.text import keywords_of, templates_of, texts_of
@@ -319,7 +319,7 @@ def make_loader(
     world = DistributedContext.current()
     augment, native = config.augment, processor.image_config
     stages = [
-        Stage(
+        AugmentStage(
             round(part.until * steps) * config.loader.batch_size,
             Augment(augment, native.replace(image_size=part.image_size)),
         )

@@ -24,7 +24,7 @@ from coca.data.sources.tar.index import (
     load_index,
     split_name,
 )
-from coca.data.sources.tar.scan import Scan, scan_tar
+from coca.data.sources.tar.scan import TarScan, scan_tar
 from coca.data.storage.storage import Storage
 from range_server import RangeServer, Serve
 from tiny_datasets import FILES, make_tar
@@ -267,7 +267,7 @@ def test_a_tar_that_changes_while_it_is_indexed_keeps_no_index(
     make_tar(path, FILES)
     scan = scan_tar
 
-    def touch(stream: io.BufferedIOBase, name: str, *, checksums: bool) -> Scan:
+    def touch(stream: io.BufferedIOBase, name: str, *, checksums: bool) -> TarScan:
         found = scan(stream, name, checksums=checksums)
         os.utime(path, ns=(5, 5))
         return found

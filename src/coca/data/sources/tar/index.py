@@ -26,7 +26,7 @@ import numpy as np
 from coca.core.errors import DataError, StorageError
 from coca.core.files.atomic import user_cache, write_atomic
 from coca.core.files.formats import IMAGE_SUFFIXES
-from coca.data.sources.tar.scan import Scan, scan_tar
+from coca.data.sources.tar.scan import TarScan, scan_tar
 from coca.data.storage.storage import Storage, is_remote
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ _TOO_LARGE = ABSENT - 1
 _BLOCK = tarfile.BLOCKSIZE
 
 
-class Record(NamedTuple):
+class TarSample(NamedTuple):
     """A sample of a tar; offsets and sizes are bytes by column, `ABSENT` without such a file."""
 
     key: str
@@ -121,7 +121,7 @@ class TarIndex:
         """State of the tar when it was indexed, as of `Storage.state`."""
         return self._header.tar
 
-    def read(self, rows: Sequence[int]) -> list[Record]:
+    def read(self, rows: Sequence[int]) -> list[TarSample]:
         """Read the records of samples."""
         layout = _layout(self._header.key_bytes, self._header.has_checksums)
         size = layout.size
@@ -140,7 +140,7 @@ class TarIndex:
                     reason="damaged_index",
                 )
             records.append(
-                Record(
+                TarSample(
                     key.rstrip(b"\0").decode("utf-8", "surrogateescape"),
                     tuple([block * _BLOCK for block in numbers[:4]]),
                     tuple(numbers[4:8]),
@@ -228,7 +228,7 @@ def _count_samples(path: str, *, folder: str, checksums: bool) -> int:
     return len(index)
 
 
-def write_index(path: str, scan: Scan, storage: Storage) -> None:
+def write_index(path: str, scan: TarScan, storage: Storage) -> None:
     """Write the index of a tar that was scanned with checksums next to it."""
     header, records = _arranged(path, scan, storage.state(path), has_checksums=True)
     write_atomic(f"{path}.idx", _encoded(header) + records)
@@ -242,7 +242,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def _arranged(
-    path: str, scan: Scan, state: Mapping[str, int | str], *, has_checksums: bool
+    path: str, scan: TarScan, state: Mapping[str, int | str], *, has_checksums: bool
 ) -> tuple[_Header, bytes]:
     """Group the members of a tar by sample; return the header and the records."""
     rows: dict[str, int] = {}
@@ -355,7 +355,7 @@ def _agrees(kept: TarIndex, storage: Storage) -> bool:
     )
 
 
-def _is_member(header: bytes, content: bytes, record: Record, column: int) -> bool:
+def _is_member(header: bytes, content: bytes, record: TarSample, column: int) -> bool:
     try:
         found = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     except (tarfile.HeaderError, ValueError):

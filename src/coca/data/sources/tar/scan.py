@@ -23,7 +23,7 @@ class Member(NamedTuple):
     """Checksum of the content; 0 in a scan of the headers alone."""
 
 
-class Scan(NamedTuple):
+class TarScan(NamedTuple):
     """Result of a tar scan."""
 
     members: list[Member]
@@ -31,7 +31,7 @@ class Scan(NamedTuple):
     """First byte of the end mark."""
 
 
-def scan_tar(stream: io.BufferedIOBase, path: str, *, checksums: bool = False) -> Scan:
+def scan_tar(stream: io.BufferedIOBase, path: str, *, checksums: bool = False) -> TarScan:
     """Scan the files of a tar. A hard link counts as its target under its own name.
 
     Symbolic links, devices and FIFOs are skipped, with a warning that counts them.
@@ -78,7 +78,7 @@ def scan_tar(stream: io.BufferedIOBase, path: str, *, checksums: bool = False) -
             f"{len(left_out):,}",
             _shown(left_out[0]),
         )
-    return Scan(members, end)
+    return TarScan(members, end)
 
 
 def _last(members: list[Member]) -> str:

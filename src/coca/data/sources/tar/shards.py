@@ -37,8 +37,8 @@ from coca.data.sources.tar.index import (
     JSON,
     LABEL,
     TEXT,
-    Record,
     TarIndex,
+    TarSample,
     load_index,
     write_index,
 )
@@ -80,16 +80,16 @@ def read_tar(
     return results
 
 
-def _largest(record: Record) -> int:
+def _largest(record: TarSample) -> int:
     return max((size for size in record.sizes if size != ABSENT), default=0)
 
 
-def _fits(record: Record) -> bool:
+def _fits(record: TarSample) -> bool:
     """Return whether all files of the sample are within the size limit."""
     return _largest(record) <= MAX_IMAGE_BYTES
 
 
-def _spans(record: Record, columns: Sequence[int]) -> list[Range]:
+def _spans(record: TarSample, columns: Sequence[int]) -> list[Range]:
     """Compute the byte ranges of the files of a sample, merging close ranges."""
     spans: list[Range] = []
     for offset, size in sorted((record.offsets[it], record.sizes[it]) for it in columns):
@@ -103,7 +103,7 @@ def _spans(record: Record, columns: Sequence[int]) -> list[Range]:
 
 
 def _sample(
-    path: str, record: Record, spans: Mapping[Range, bytes], columns: Sequence[int]
+    path: str, record: TarSample, spans: Mapping[Range, bytes], columns: Sequence[int]
 ) -> Sample:
     key = record.key
     if not _fits(record):
@@ -127,7 +127,7 @@ def _sample(
     return Sample(key, image or b"", captions, labels, metadata)
 
 
-def _file(path: str, record: Record, column: int, spans: Mapping[Range, bytes]) -> bytes | None:
+def _file(path: str, record: TarSample, column: int, spans: Mapping[Range, bytes]) -> bytes | None:
     offset, size = record.offsets[column], record.sizes[column]
     if size in (0, ABSENT):
         return None if size else b""
@@ -297,7 +297,7 @@ class ShardSource(Source):
             raise result
         return result
 
-    def _record(self, row: int) -> tuple[TarIndex, Record]:
+    def _record(self, row: int) -> tuple[TarIndex, TarSample]:
         tar, local_row = self._locate(row)
         return tar, tar.read([local_row])[0]
 
