@@ -241,7 +241,19 @@ def _build(kind: type[C], tree: Any, layers: Sequence[tuple[str, Tree]], fault: 
 
 def to_dict(config: Any) -> Any:
     """Convert a configuration, or another value, to JSON types, including all defaults."""
+    _build_serializers(config)
     return to_jsonable_python(config, serialize_as_any=True)
+
+
+def _build_serializers(value: Any) -> None:
+    """Build the serializer of each section, which pydantic before 2.14 leaves deferred."""
+    if isinstance(value, BaseModel):
+        type(value).model_rebuild()
+        value = vars(value)
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    for each in value if isinstance(value, list | tuple) else ():
+        _build_serializers(each)
 
 
 def digest(config: Any) -> str:
