@@ -25,7 +25,7 @@ from coca.data.batch import Batch
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig, PoolerConfig, TextDecoderConfig
 from coca.model.encoders.vit import ViTConfig
-from coca.model.openclip.openclip import AnyCoCa, OpenCLIP
+from coca.model.openclip.openclip import OpenCLIP
 from coca.model.openclip.openclip_config import OpenCLIPConfig
 from coca.model.openclip.openclip_weights import convert_state_dict
 from coca.train.losses import LossConfig
@@ -71,7 +71,7 @@ def peer_step(batch: int, bf16: bool) -> Step:
     return step
 
 
-def our_step(model: AnyCoCa, tokens: Tensor, bf16: bool) -> Step:
+def our_step(model: CoCa, tokens: Tensor, bf16: bool) -> Step:
     keep_freed_memory()
     objective = CoCaObjective(LossConfig(contrastive_reduction="mean"))
     optimizer = make_optimizer(model, OPTIMIZER)

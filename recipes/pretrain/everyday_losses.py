@@ -47,10 +47,9 @@ from torch.nn.utils import parametrize
 from coca.core.errors import ConfigError, ModelError
 from coca.data.batch import Batch
 from coca.model.class_coca import ClassCoCa
-from coca.model.coca import CoCaOutput
+from coca.model.coca import CoCa, CoCaOutput
 from coca.model.encoders.encoder import EncodedImages
 from coca.model.layers.transformer import unit
-from coca.model.openclip.openclip import AnyCoCa
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
 from coca.train.losses import AUXILIARY_LOSSES, AuxiliaryConfig, AuxiliaryLoss
@@ -90,7 +89,7 @@ class Classifier(AuxiliaryLoss):
 
     config_class = ClassifierConfig
 
-    def __init__(self, config: ClassifierConfig, model: AnyCoCa, processor: Processor) -> None:
+    def __init__(self, config: ClassifierConfig, model: CoCa, processor: Processor) -> None:
         """Tokenize the prompts of all classes and nouns, and copy the classifier as it is now."""
         encoder = model.image_encoder
         if encoder.class_names is None:
@@ -117,7 +116,7 @@ class Classifier(AuxiliaryLoss):
         if torch.is_grad_enabled():
             self._logits = [logits]
 
-    def __call__(self, model: AnyCoCa, batch: Batch, output: CoCaOutput) -> Float[Tensor, ""]:
+    def __call__(self, model: CoCa, batch: Batch, output: CoCaOutput) -> Float[Tensor, ""]:
         """Compute the weighted sum of all parts."""
         images = output.image_embedding
         assert images is not None, "auxiliary losses have the embeddings"
@@ -177,7 +176,7 @@ class Copying(AuxiliaryLoss):
 
     config_class = CopyingConfig
 
-    def __init__(self, config: CopyingConfig, model: AnyCoCa, processor: Processor) -> None:
+    def __init__(self, config: CopyingConfig, model: CoCa, processor: Processor) -> None:
         """Tokenize the first name of each class."""
         names = model.image_encoder.class_names
         if names is None or not isinstance(model, ClassCoCa) or model.class_tokens is None:
@@ -188,7 +187,7 @@ class Copying(AuxiliaryLoss):
         self.config = config
         self._captions = processor.texts([with_article(name.split(", ")[0]) for name in names])
 
-    def __call__(self, model: AnyCoCa, batch: Batch, output: CoCaOutput) -> Float[Tensor, ""]:
+    def __call__(self, model: CoCa, batch: Batch, output: CoCaOutput) -> Float[Tensor, ""]:
         """Compute the captioning loss of the names, as the mean over their tokens."""
         kept = torch.tensor([it == self.config.source for it in batch.sources])
         if not kept.any():
@@ -290,7 +289,7 @@ class Sentences(AuxiliaryLoss):
 
     config_class = SentencesConfig
 
-    def __init__(self, config: SentencesConfig, model: AnyCoCa, processor: Processor) -> None:
+    def __init__(self, config: SentencesConfig, model: CoCa, processor: Processor) -> None:
         """Tokenize the sentences, and map the token embedding from word vectors."""
         self.config = config
         sentences, vectors = read_vectors(config.path)
@@ -305,7 +304,7 @@ class Sentences(AuxiliaryLoss):
         if config.word_vectors is not None:
             _map_token_embedding_(model, processor, config.word_vectors)
 
-    def __call__(self, model: AnyCoCa, batch: Batch, output: CoCaOutput) -> Float[Tensor, ""]:
+    def __call__(self, model: CoCa, batch: Batch, output: CoCaOutput) -> Float[Tensor, ""]:
         """Compute the KL divergence of teacher and model over drawn sentences."""
         device = model.log_scale.device
         rows = torch.rand(len(self._tokens)).topk(self.config.count).indices
@@ -361,7 +360,7 @@ class WordMap(nn.Module):
         return torch.where(self.is_free > 0, free, free.detach()) + self.up @ self.down
 
 
-def _map_token_embedding_(model: AnyCoCa, processor: Processor, path: Path) -> None:
+def _map_token_embedding_(model: CoCa, processor: Processor, path: Path) -> None:
     tokenizer = processor.tokenizer
     if not isinstance(tokenizer, Tokenizer):
         raise ConfigError("word_vectors need a tokenizer that was trained by coca, not CLIP's")

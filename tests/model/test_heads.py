@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from coca.core.errors import ConfigError
+from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig, HeadConfig
 from coca.model.heads import head_for, head_logits, head_of, head_tokens, logits_of
-from coca.model.openclip.openclip import AnyCoCa
 from coca.model.openclip.openclip_config import OpenCLIPConfig
 from coca.model.pretrained import build
 from tiny import caption, sharpened, tiny_config
@@ -18,7 +18,7 @@ from tiny_openclip import BOS, EOS, tiny_openclip_config
 CLASSES = ("yes", "no", "maybe")
 
 
-def make(architecture: str, **settings: Any) -> AnyCoCa:
+def make(architecture: str, **settings: Any) -> CoCa:
     head = HeadConfig(**{"classes": CLASSES, "heads": 2, **settings})
     torch.manual_seed(0)
     if architecture == "coca":
@@ -35,7 +35,7 @@ def prepack(architecture: str, *rows: list[int], length: int = 12) -> Tensor:
     return torch.tensor(padded)
 
 
-def class_logits(model: AnyCoCa, images: Tensor, tokens: Tensor | None = None) -> Tensor:
+def class_logits(model: CoCa, images: Tensor, tokens: Tensor | None = None) -> Tensor:
     return head_logits(model, head_tokens(model, images.flatten(0, -4)), tokens)
 
 

@@ -3,9 +3,10 @@ import torch
 from torch import Tensor, nn
 
 from coca.core.errors import ConfigError
+from coca.model.coca import CoCa
 from coca.model.coca_config import HeadConfig
 from coca.model.lora import LoraConfig, add_lora_, merged
-from coca.model.openclip.openclip import AnyCoCa, OpenCLIP
+from coca.model.openclip.openclip import OpenCLIP
 from coca.model.pretrained import ModelConfig, assemble, build
 from tiny import caption, sharpened, tiny_config
 from tiny_openclip import caption_rows, tiny_openclip_config
@@ -13,18 +14,18 @@ from tiny_openclip import caption_rows, tiny_openclip_config
 HEAD = HeadConfig(classes=("yes", "no"), heads=2)
 
 
-def models() -> list[AnyCoCa]:
+def models() -> list[CoCa]:
     torch.manual_seed(0)
     return [sharpened(build(tiny_config(head=HEAD))), sharpened(OpenCLIP(tiny_openclip_config()))]
 
 
-def tokens_of(model: AnyCoCa) -> Tensor:
+def tokens_of(model: CoCa) -> Tensor:
     if isinstance(model, OpenCLIP):
         return caption_rows(5, 7)
     return torch.tensor([caption(7, 8, 9, length=8), caption(11, length=8)])
 
 
-def outputs(model: AnyCoCa) -> list[Tensor]:
+def outputs(model: CoCa) -> list[Tensor]:
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         found = model.eval()(images, tokens_of(model))

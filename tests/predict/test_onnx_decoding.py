@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import tiny_architectures
+from coca.model.coca import CoCa
 from coca.model.generation.generate import generate
 from coca.model.generation.generation_config import GenerationConfig
 from coca.model.generation.scoring import score_captions as torch_scores
 from coca.model.generation.scoring import scored_lengths as torch_lengths
-from coca.model.openclip.openclip import AnyCoCa
 from coca.predict.onnx_beam_search import beam_search
 from coca.predict.onnx_decoder import OnnxDecoderState
 from coca.predict.onnx_logits_processors import OnnxLogitsProcessors, padded_prompts
@@ -25,7 +25,7 @@ from coca.processing.word_constraint import WordConstraint
 from tiny_model import write_model
 from torch_graphs import settings, torch_decoder
 
-Case = tuple[AnyCoCa, TextSettings, int, int]
+Case = tuple[CoCa, TextSettings, int, int]
 IMAGES = 5
 
 
@@ -53,7 +53,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return model, layout, 2, 16
 
 
-def image_tokens(model: AnyCoCa) -> torch.Tensor:
+def image_tokens(model: CoCa) -> torch.Tensor:
     side = model.config.image.image_size
     images = torch.randn(IMAGES, 3, side, side, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

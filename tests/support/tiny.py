@@ -20,7 +20,6 @@ from coca.model.encoders.efficientnet import EfficientNetLiteConfig
 from coca.model.encoders.encoder import ImageEncoderConfig
 from coca.model.encoders.timm import TimmConfig
 from coca.model.encoders.vit import VisionTransformer, ViTConfig
-from coca.model.openclip.openclip import AnyCoCa
 from coca.model.pretrained import build
 from coca.processing.tokenizer import padded
 
@@ -46,7 +45,7 @@ def tiny_image() -> ViTConfig:
     return ViTConfig(image_size=16, patch_size=4, width=32, layers=2, heads=2, mlp_width=64)
 
 
-def transformer(model: AnyCoCa) -> VisionTransformer:
+def transformer(model: CoCa) -> VisionTransformer:
     """The image encoder of a model of kind `vit`."""
     assert isinstance(model.image_encoder, VisionTransformer)
     return model.image_encoder
@@ -123,7 +122,7 @@ def images(name: str, count: int = 2) -> Tensor:
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(2))
 
 
-def caption_logits(model: AnyCoCa, images: Tensor, tokens: Tensor) -> Tensor:
+def caption_logits(model: CoCa, images: Tensor, tokens: Tensor) -> Tensor:
     """Next-token logits at every position, without packing."""
     image = model.multimodal_decoder.read_image(model.image_tokens(images))
     states = model.multimodal_decoder(model.unimodal_decoder(tokens), image)

@@ -9,7 +9,7 @@ from open_clip.coca_model import CoCa as Peer
 from torch import Tensor
 
 from coca.model.coca import CoCa
-from coca.model.openclip.openclip import AnyCoCa, OpenCLIP
+from coca.model.openclip.openclip import OpenCLIP
 from coca.model.openclip.openclip_config import OpenCLIPConfig, from_open_clip
 from coca.model.openclip.openclip_weights import convert_state_dict
 from coca.processing.clip_bpe import ClipTokenizer
@@ -137,7 +137,7 @@ EOS_BIAS = {"coca": 1.5, "openclip": 0.0}
 """Makes the captions of these very weights end sometimes early, sometimes late, sometimes never."""
 
 
-def writer(architecture: str, *, vocabulary: int = 20) -> AnyCoCa:
+def writer(architecture: str, *, vocabulary: int = 20) -> CoCa:
     """Random weights in evaluation mode.
 
     Args:
@@ -179,6 +179,6 @@ def random_images(count: int = 3) -> Tensor:
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(2))
 
 
-def image_tokens(model: AnyCoCa, count: int = 3) -> Tensor:
+def image_tokens(model: CoCa, count: int = 3) -> Tensor:
     with torch.inference_mode():
         return model.image_tokens(random_images(count))

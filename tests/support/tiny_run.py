@@ -18,7 +18,6 @@ from coca.data.batch import Batch
 from coca.model.checkpoint import CHECKPOINT_FOLDER, Checkpoint, load_newest
 from coca.model.coca import CoCa
 from coca.model.deferred_weights import DeferredWeights
-from coca.model.openclip.openclip import AnyCoCa
 from coca.train.losses import LossConfig, Losses
 from coca.train.objective import CoCaObjective
 from coca.train.optim.optimizer import OptimizerConfig
@@ -155,7 +154,7 @@ class SignalAfter(CoCaObjective):
         super().__init__(LossConfig())
         self.step, self.number, self.calls = step, number, 0
 
-    def __call__(self, model: AnyCoCa, batch: Batch) -> Losses:
+    def __call__(self, model: CoCa, batch: Batch) -> Losses:
         self.calls += 1
         if self.calls == self.step:
             os.kill(os.getpid(), self.number)

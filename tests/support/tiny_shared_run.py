@@ -22,7 +22,6 @@ from coca.data.batch import Batch
 from coca.model import sharded_safetensors
 from coca.model.coca import CoCa
 from coca.model.deferred_weights import WeightsRecorder
-from coca.model.openclip.openclip import AnyCoCa
 from coca.train import checkpoints as checkpoint_manager
 from coca.train.backward import backward
 from coca.train.checkpoints import gather_full_tensors, model_tensors, optimizer_state
@@ -336,7 +335,7 @@ def bad_gradient(folder: Path) -> Outcome:
 class SpoiledGradient(CoCaObjective):
     """The last row of the image projection gets an infinite gradient."""
 
-    def __call__(self, model: AnyCoCa, batch: Batch) -> Losses:
+    def __call__(self, model: CoCa, batch: Batch) -> Losses:
         losses = super().__call__(model, batch)
         weight = dict(model.named_parameters())["image_projection.weight"]
         # Its value is 0 and its gradient 0 / 0.

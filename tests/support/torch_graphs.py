@@ -12,7 +12,7 @@ import torch
 from numpy import ndarray
 from torch import nn
 
-from coca.model.openclip.openclip import AnyCoCa
+from coca.model.coca import CoCa
 from coca.predict.manifest import TOKENIZER_FILE, Manifest
 from coca.predict.onnx_decoder import OnnxDecoder
 from coca.predict.onnx_predictor import OnnxPredictor
@@ -51,7 +51,7 @@ class TorchSession:
         return [logits.numpy(), *(part.numpy() for part in caches)]
 
 
-def torch_decoder(model: AnyCoCa, *, heads: int, head_size: int) -> OnnxDecoder:
+def torch_decoder(model: CoCa, *, heads: int, head_size: int) -> OnnxDecoder:
     text = model.config.text
     manifest = Manifest(
         version=1,
@@ -72,7 +72,7 @@ def torch_decoder(model: AnyCoCa, *, heads: int, head_size: int) -> OnnxDecoder:
     return OnnxDecoder(cross, step, manifest)
 
 
-def settings(model: AnyCoCa, processor: Processor) -> TextSettings:
+def settings(model: CoCa, processor: Processor) -> TextSettings:
     return text_settings(model.config.text, processor)
 
 

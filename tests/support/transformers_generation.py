@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from transformers import GenerationConfig, GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from coca.model.openclip.openclip import AnyCoCa
+from coca.model.coca import CoCa
 
 
 class _Peer(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
@@ -18,7 +18,7 @@ class _Peer(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
     config_class = PretrainedConfig
     main_input_name = "input_ids"
 
-    def __init__(self, model: AnyCoCa) -> None:
+    def __init__(self, model: CoCa) -> None:
         super().__init__(PretrainedConfig())
         self.captioner = model
 
@@ -36,7 +36,7 @@ class _Peer(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
 
 
 def peer_captions(
-    model: AnyCoCa,
+    model: CoCa,
     image_tokens: Tensor,
     *,
     prompt: Sequence[int],

@@ -15,7 +15,6 @@ from coca.model.checkpoint import (
     step_folder,
 )
 from coca.model.coca import CoCa
-from coca.model.openclip.openclip import AnyCoCa
 from coca.train.checkpoints import CheckpointManager, require_same_run
 from coca.train.distributed.context import DistributedContext
 from coca.train.losses import Losses
@@ -90,7 +89,7 @@ def test_a_run_behind_a_damaged_checkpoint_ends_the_same(
 
 def test_a_second_signal_aborts_and_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     class Twice(SignalAfter):
-        def __call__(self, model: AnyCoCa, batch: Batch) -> Losses:
+        def __call__(self, model: CoCa, batch: Batch) -> Losses:
             losses = super().__call__(model, batch)
             if self.calls == self.step:
                 os.kill(os.getpid(), signal.SIGINT)

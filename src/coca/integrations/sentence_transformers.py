@@ -15,7 +15,7 @@ from torch import Tensor
 
 from coca.core.errors import DataError
 from coca.core.extras import extra_imports
-from coca.model.openclip.openclip import AnyCoCa
+from coca.model.coca import CoCa
 from coca.model.pretrained import save_model
 from coca.predict.torch_loading import load_coca
 from coca.predict.torch_predictor import TorchPredictor
@@ -38,7 +38,7 @@ class CoCaModule(InputModule):
 
     save_in_root = True
 
-    def __init__(self, model: AnyCoCa, processor: Processor) -> None:
+    def __init__(self, model: CoCa, processor: Processor) -> None:
         """Wrap a model and its processor.
 
         Args:

@@ -14,11 +14,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from coca.core.errors import ConfigError
-from coca.model.coca import AttentionalPooler, CoCaOutput, Decoded
+from coca.model.coca import AttentionalPooler, CoCa, CoCaOutput, Decoded
 from coca.model.coca_config import HeadConfig
 from coca.model.layers.packing import lengths_to_last
 from coca.model.layers.transformer import Linear, init_linears_
-from coca.model.openclip.openclip import AnyCoCa
 
 
 class AttentivePoolingHead(nn.Module):
@@ -59,7 +58,7 @@ class AttentivePoolingHead(nn.Module):
         nn.init.zeros_(self.linear.weight)
 
 
-def head_of(model: AnyCoCa) -> AttentivePoolingHead:
+def head_of(model: CoCa) -> AttentivePoolingHead:
     """Return the head of a model."""
     if not isinstance(model.head, AttentivePoolingHead):
         raise ConfigError(
@@ -69,7 +68,7 @@ def head_of(model: AnyCoCa) -> AttentivePoolingHead:
     return model.head
 
 
-def head_for(model: AnyCoCa, images: Tensor, *, with_captions: bool) -> AttentivePoolingHead:
+def head_for(model: CoCa, images: Tensor, *, with_captions: bool) -> AttentivePoolingHead:
     """Return the head of a model for a batch of images.
 
     Raises:
@@ -109,7 +108,7 @@ def logits_of(
 
 
 def head_tokens(
-    model: AnyCoCa, images: Float[Tensor, "BF RGB height width"]
+    model: CoCa, images: Float[Tensor, "BF RGB height width"]
 ) -> Float[Tensor, "BF S C"]:
     """Compute the image tokens that the head, or the decoder before it, attends to."""
     if head_of(model).config.reads == "image":
@@ -118,7 +117,7 @@ def head_tokens(
 
 
 def head_logits(
-    model: AnyCoCa,
+    model: CoCa,
     image_tokens: Float[Tensor, "BF S C"],
     tokens: Int[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, "B K"]:

@@ -27,7 +27,7 @@ from coca.model.class_coca import ClassCoCa
 from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig
 from coca.model.heads import AttentivePoolingHead
-from coca.model.openclip.openclip import AnyCoCa, OpenCLIP
+from coca.model.openclip.openclip import OpenCLIP
 from coca.model.openclip.openclip_config import OpenCLIPConfig
 
 logger = logging.getLogger(__name__)
@@ -60,9 +60,9 @@ MODEL_CONFIGS: Mapping[str, type[ModelConfig]] = {"coca": CoCaConfig, "openclip"
 def build(config: CoCaConfig) -> CoCa: ...
 @overload
 def build(config: OpenCLIPConfig) -> OpenCLIP: ...
-def build(config: ModelConfig) -> AnyCoCa:
+def build(config: ModelConfig) -> CoCa:
     """Build a model with its classification head, if it has one, with initialized weights."""
-    model: AnyCoCa
+    model: CoCa
     if isinstance(config, OpenCLIPConfig):
         model = OpenCLIP(config)
     else:
@@ -73,7 +73,7 @@ def build(config: ModelConfig) -> AnyCoCa:
     return model
 
 
-def build_on_meta(config: ModelConfig) -> AnyCoCa:
+def build_on_meta(config: ModelConfig) -> CoCa:
     """Build a model on the meta device: tensors have shapes but no data."""
     with torch.device("meta"), _SkipInit():
         return build(config)
@@ -84,7 +84,7 @@ def with_image_size(config: ModelConfig, image_size: int) -> ModelConfig:
     return config.replace(image=config.image.replace(image_size=image_size))
 
 
-def save_model(folder: str | Path, model: AnyCoCa, *, dtype: torch.dtype | None = None) -> None:
+def save_model(folder: str | Path, model: CoCa, *, dtype: torch.dtype | None = None) -> None:
     """Save configuration and weights of a model."""
     config = model.config
     assert isinstance(config, CoCaConfig | OpenCLIPConfig), "no other architecture has a name"
@@ -177,7 +177,7 @@ def load_model(
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
-) -> AnyCoCa:
+) -> CoCa:
     """Load a model from its folder, in evaluation mode.
 
     Names and shapes are compared with the configuration before any weight is read, so a
@@ -201,7 +201,7 @@ def load_model(
     return model.requires_grad_(True).to(device).eval()
 
 
-def assemble(config: ModelConfig, state: Mapping[str, Tensor], *, source: str | Path) -> AnyCoCa:
+def assemble(config: ModelConfig, state: Mapping[str, Tensor], *, source: str | Path) -> CoCa:
     """Build a model from weights in memory, without a copy."""
     model = build_on_meta(config)
     _compare(source, _shapes(model.state_dict()), _shapes(state))

@@ -12,7 +12,7 @@ from coca.core.config.frozen_config import non_default
 from coca.core.errors import ConfigError, ModelError
 from coca.core.files.atomic import cached_digest, files_fingerprint
 from coca.core.malloc import keep_freed_memory
-from coca.model.openclip.openclip import AnyCoCa
+from coca.model.coca import CoCa
 from coca.model.openclip.openclip_config import OpenCLIPConfig
 from coca.model.pretrained import (
     DTYPES,
@@ -110,7 +110,7 @@ def _load_coca(
 
 
 def as_predictor(
-    model: AnyCoCa,
+    model: CoCa,
     processor: Processor,
     *,
     fingerprint: str,

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import progress_bar
 from coca.model.class_coca import ClassCoCa
+from coca.model.coca import CoCa
 from coca.model.coca_config import HeadConfig
 from coca.model.generation.generate import generate
 from coca.model.generation.generation_config import (
@@ -34,7 +35,7 @@ from coca.model.generation.random_streams import image_numbers
 from coca.model.generation.scoring import score_captions, scored_lengths
 from coca.model.heads import head_logits, head_of, head_tokens
 from coca.model.layers.prepacked import prepack_weights
-from coca.model.openclip.openclip import AnyCoCa, OpenCLIP
+from coca.model.openclip.openclip import OpenCLIP
 from coca.predict.inputs import (
     Caption,
     OnError,
@@ -57,7 +58,7 @@ class TorchPredictor(Predictor):
 
     def __init__(
         self,
-        model: AnyCoCa,
+        model: CoCa,
         processor: Processor,
         *,
         fingerprint: str,

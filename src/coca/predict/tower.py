@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from coca.core.errors import ConfigError, ModelError, UnsupportedError
 from coca.core.files.atomic import files_fingerprint
+from coca.model.coca import CoCa
 from coca.model.encoders.encoder import (
     IMAGE_ENCODERS,
     ImageEncoder,
@@ -30,7 +31,6 @@ from coca.model.encoders.encoder import (
     require,
 )
 from coca.model.layers.transformer import Linear
-from coca.model.openclip.openclip import AnyCoCa
 from coca.predict.image_text_predictor import ImageTextPredictor, Placement, as_array
 from coca.predict.inputs import SeenImages
 from coca.predict.model_kinds import library_of, model_files
@@ -112,7 +112,7 @@ _KEPT: ContextVar[ImageTextPredictor | None] = ContextVar("kept tower", default=
 
 
 @contextmanager
-def reusing_tower(model: AnyCoCa | None) -> Iterator[None]:
+def reusing_tower(model: CoCa | None) -> Iterator[None]:
     """Build captioners in the block on the tower that another one has, instead of its files.
 
     Both then move to devices and precisions together.

@@ -11,9 +11,9 @@ from coca.core.errors import ModelError, UnsupportedError
 from coca.core.files.atomic import atomic_folder, read_json, write_atomic, write_json
 from coca.core.registry import Registry
 from coca.model.class_coca import ClassCoCa
+from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig, HeadConfig
 from coca.model.encoders.backbone import BackboneConfig
-from coca.model.openclip.openclip import AnyCoCa
 from coca.model.pretrained import CONFIG_FILE, build, load_model, save_model, write_modules
 from coca.predict.hub import Hub, HuggingFace
 from coca.predict.model_kinds import FURTHER_FILES, MODEL_FILES, is_image_text
@@ -153,7 +153,7 @@ def export(
     return out
 
 
-def without_classifier(model: AnyCoCa) -> AnyCoCa:
+def without_classifier(model: CoCa) -> CoCa:
     """Return the model without the classifier of its image encoder, unless it needs or lacks it."""
     if not model.image_encoder.has_classifier or isinstance(model, ClassCoCa):
         return model

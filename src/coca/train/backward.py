@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from coca.core.errors import ConfigError
 from coca.data.batch import Batch
+from coca.model.coca import CoCa
 from coca.model.losses.collectives import all_reduce_sum, world_size
-from coca.model.openclip.openclip import AnyCoCa
 from coca.train.blocks import batch_norms, compilation
 from coca.train.checkpoints import random_state, restore_random
 from coca.train.distributed.parallel import ParallelModel
@@ -167,7 +167,7 @@ def _second_pass(
     batch: Batch,
     totals: Totals,
     gradient: Embedded | None,
-    model: AnyCoCa,
+    model: CoCa,
 ) -> Losses:
     """Run a part with graph; its total also backpropagates the gradient of its embeddings."""
     losses, embedded = objective.run_part(model, batch, totals)

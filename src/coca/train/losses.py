@@ -15,14 +15,13 @@ from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError
 from coca.core.registry import Registry
 from coca.data.batch import Batch
-from coca.model.coca import CoCaOutput
+from coca.model.coca import CoCa, CoCaOutput
 from coca.model.losses.contrastive_loss import (
     BLOCK_ROWS,
     ContrastiveOutput,
     contrastive_loss,
     sigmoid_loss,
 )
-from coca.model.openclip.openclip import AnyCoCa
 from coca.processing.processor import Processor
 
 
@@ -140,7 +139,7 @@ def _sigmoid(embedded: Embedded, config: LossConfig) -> ContrastiveOutput:
     return sigmoid_loss(images, texts, scale, bias, block_rows=config.contrastive_rows)
 
 
-def require_bias(contrastive: str, model: AnyCoCa) -> None:
+def require_bias(contrastive: str, model: CoCa) -> None:
     """Raise a `ConfigError` unless the model has a bias exactly if the loss uses one."""
     if contrastive == "sigmoid" and model.logit_bias is None:
         raise ConfigError(
@@ -166,11 +165,11 @@ class AuxiliaryLoss(ABC):
     """Class of its settings."""
 
     @abstractmethod
-    def __init__(self, config: Any, model: AnyCoCa, processor: Processor) -> None:
+    def __init__(self, config: Any, model: CoCa, processor: Processor) -> None:
         """Create the loss of a run."""
 
     @abstractmethod
-    def __call__(self, model: AnyCoCa, batch: Batch, output: CoCaOutput) -> Float[Tensor, ""]:
+    def __call__(self, model: CoCa, batch: Batch, output: CoCaOutput) -> Float[Tensor, ""]:
         """Compute the mean over the images of a batch or micro-batch, in nats."""
 
 

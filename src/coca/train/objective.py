@@ -14,13 +14,12 @@ from torch import Tensor, nn
 
 from coca.core.errors import ConfigError
 from coca.data.batch import Batch
-from coca.model.coca import CoCaOutput
+from coca.model.coca import CoCa, CoCaOutput
 from coca.model.heads import head_for, head_of, logits_of
 from coca.model.layers.packing import to_device
 from coca.model.losses.captioning_loss import captioning_loss, classification_loss
 from coca.model.losses.collectives import all_reduce_sum, world_size
 from coca.model.losses.contrastive_loss import clamp_temperature_
-from coca.model.openclip.openclip import AnyCoCa
 from coca.train.losses import (
     CONTRASTIVE_LOSSES,
     AuxiliaryLoss,
@@ -70,21 +69,21 @@ class CoCaObjective:
         """Create the objective, with the losses of `config.auxiliary` in their order."""
         self.config, self.auxiliary = config, auxiliary
 
-    def __call__(self, model: AnyCoCa, batch: Batch) -> Losses:
+    def __call__(self, model: CoCa, batch: Batch) -> Losses:
         """Compute the weighted sum of the losses and its parts."""
         return self.of_output(model, batch, self._run(model, batch))
 
-    def constrain_(self, model: AnyCoCa) -> None:
+    def constrain_(self, model: CoCa) -> None:
         """Clamp the learned temperature to its range."""
         clamp_temperature_(model.log_scale)
 
-    def of_output(self, model: AnyCoCa, batch: Batch, output: CoCaOutput) -> Losses:
+    def of_output(self, model: CoCa, batch: Batch, output: CoCaOutput) -> Losses:
         """Compute the losses of this rank's batch from its output; all ranks must call it."""
         losses = self._sum_up(model, batch, output, self.totals(model, batch))
         embedded = _embedded(model, output) if self.config.contrastive_weight else None
         return losses if embedded is None else add_losses(self.match(embedded), losses)
 
-    def totals(self, model: AnyCoCa, batch: Batch) -> Totals:
+    def totals(self, model: CoCa, batch: Batch) -> Totals:
         """Count tokens and labelled images over all ranks, as weights."""
         counts = torch.zeros(2, device=batch.tokens.device)
         captioned = batch.is_captioned
@@ -97,7 +96,7 @@ class CoCaObjective:
         token, image = (world_size() / all_reduce_sum(counts).clamp(min=1)).unbind()
         return Totals(token, image, len(batch.keys))
 
-    def first_pass(self, model: AnyCoCa, batch: Batch) -> Embedded | None:
+    def first_pass(self, model: CoCa, batch: Batch) -> Embedded | None:
         """Run the image encoder, the poolers and the unimodal decoder."""
         self._require_fit(model, batch)
         if not self.config.contrastive_weight:
@@ -115,14 +114,12 @@ class CoCaObjective:
         }
         return Losses(self.config.contrastive_weight * contrast.loss, parts)
 
-    def run_part(
-        self, model: AnyCoCa, batch: Batch, totals: Totals
-    ) -> tuple[Losses, Embedded | None]:
+    def run_part(self, model: CoCa, batch: Batch, totals: Totals) -> tuple[Losses, Embedded | None]:
         """Compute all losses of a micro-batch but the contrastive one, and the inputs of that."""
         output = self._run(model, batch)
         return self._sum_up(model, batch, output, totals), _embedded(model, output)
 
-    def _run(self, model: AnyCoCa, batch: Batch) -> CoCaOutput:
+    def _run(self, model: CoCa, batch: Batch) -> CoCaOutput:
         """Run the model, or only those parts of it that a loss needs."""
         self._require_fit(model, batch)
         images, tokens = batch.images, batch.tokens
@@ -144,7 +141,7 @@ class CoCaObjective:
             model.decode(tokens, model.pool_tokens(encoded)) if decodes else None,
         )
 
-    def _sum_up(self, model: AnyCoCa, batch: Batch, output: CoCaOutput, totals: Totals) -> Losses:
+    def _sum_up(self, model: CoCa, batch: Batch, output: CoCaOutput, totals: Totals) -> Losses:
         """Compute the per-sample losses."""
         config = self.config
         total = model.log_scale.new_zeros(())
@@ -182,7 +179,7 @@ class CoCaObjective:
             parts[settings.kind] = loss.detach()
         return Losses(total, parts)
 
-    def _require_fit(self, model: AnyCoCa, batch: Batch) -> None:
+    def _require_fit(self, model: CoCa, batch: Batch) -> None:
         if self.config.contrastive_weight > 0:
             require_bias(self.config.contrastive, model)
         if self.config.classification_weight > 0 and batch.class_targets is None:
@@ -191,7 +188,7 @@ class CoCaObjective:
             )
 
 
-def _embedded(model: AnyCoCa, output: CoCaOutput) -> Embedded | None:
+def _embedded(model: CoCa, output: CoCaOutput) -> Embedded | None:
     if output.image_embedding is None or output.text_embedding is None:
         return None
     return Embedded(

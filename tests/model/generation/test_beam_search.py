@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from coca.model.coca import CoCa
 from coca.model.generation.generate import generate
 from coca.model.generation.generation_config import GeneratedSequence, GenerationConfig
-from coca.model.openclip.openclip import AnyCoCa
 from tiny import caption_logits
 from tiny_openclip import ARCHITECTURES, image_tokens, random_images, writer
 from transformers_generation import peer_captions
@@ -16,16 +16,16 @@ COUNT = 6
 
 
 @pytest.fixture(params=ARCHITECTURES)
-def model(request: pytest.FixtureRequest) -> AnyCoCa:
+def model(request: pytest.FixtureRequest) -> CoCa:
     return writer(request.param)
 
 
 @pytest.fixture
-def tokens(model: AnyCoCa) -> Tensor:
+def tokens(model: CoCa) -> Tensor:
     return image_tokens(model, COUNT)
 
 
-def ids_of(caption: GeneratedSequence, model: AnyCoCa) -> list[int]:
+def ids_of(caption: GeneratedSequence, model: CoCa) -> list[int]:
     return caption.token_ids + [model.config.text.eos_id] * caption.ended
 
 
@@ -113,7 +113,7 @@ def test_enough_beams_find_what_trying_every_caption_finds(
 
 
 def test_penalties_change_the_choice_but_not_the_reported_probabilities(
-    model: AnyCoCa, tokens: Tensor
+    model: CoCa, tokens: Tensor
 ) -> None:
     decoding = GenerationConfig(
         num_beams=3, num_return_sequences=3, repetition_penalty=2.0, max_new_tokens=6

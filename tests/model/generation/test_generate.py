@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
+from coca.model.coca import CoCa
 from coca.model.generation.generate import generate
 from coca.model.generation.generation_config import GenerationConfig
-from coca.model.openclip.openclip import AnyCoCa
 from coca.processing.word_constraint import WordConstraint
 from tiny import caption_logits
 from tiny_openclip import ARCHITECTURES, image_tokens, random_images, writer
@@ -29,18 +29,18 @@ WAYS = {
 
 
 @pytest.fixture(params=ARCHITECTURES)
-def model(request: pytest.FixtureRequest) -> AnyCoCa:
+def model(request: pytest.FixtureRequest) -> CoCa:
     return writer(request.param)
 
 
-def prompts_of(model: AnyCoCa) -> list[list[int]]:
+def prompts_of(model: CoCa) -> list[list[int]]:
     """Prompts of different lengths."""
     bos = model.config.text.bos_id
     return [[bos], [bos, 7, 9, 5], [bos, 6], [bos, 7, 9, 5], [bos, 5, 5], [bos]]
 
 
 def uncached(
-    model: AnyCoCa, image: Tensor, prompt: list[int], steps: int
+    model: CoCa, image: Tensor, prompt: list[int], steps: int
 ) -> tuple[list[int], list[float]]:
     """Decode one image without a cache: the reference of greedy decoding."""
     text, ids, scores = model.config.text, list(prompt), []
@@ -56,7 +56,7 @@ def uncached(
     return ids[len(prompt) :], scores
 
 
-def test_cached_decoding_equals_uncached_token_for_token(model: AnyCoCa) -> None:
+def test_cached_decoding_equals_uncached_token_for_token(model: CoCa) -> None:
     prompts = prompts_of(model)
     found = generate(model, image_tokens(model, 6), prompts=prompts, decoding=GREEDY)
     for image, prompt, (one,) in zip(random_images(6), prompts, found, strict=True):
@@ -78,7 +78,7 @@ def test_cached_decoding_equals_uncached_token_for_token(model: AnyCoCa) -> None
     ],
     ids=str,
 )
-def test_greedy_equals_that_of_transformers(model: AnyCoCa, options: dict[str, Any]) -> None:
+def test_greedy_equals_that_of_transformers(model: CoCa, options: dict[str, Any]) -> None:
     prompt, tokens = [model.config.text.bos_id, 7], image_tokens(model, 6)
     wanted = peer_captions(model, tokens, prompt=prompt, max_new_tokens=7, **options)
     decoding = GenerationConfig(num_beams=1, max_new_tokens=7, **options)
@@ -90,7 +90,7 @@ def test_greedy_equals_that_of_transformers(model: AnyCoCa, options: dict[str, A
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_batch_equals_its_rows_alone(model: AnyCoCa, way: str) -> None:
+def test_a_batch_equals_its_rows_alone(model: CoCa, way: str) -> None:
     prompts, tokens = prompts_of(model), image_tokens(model, 6)
     together = generate(model, tokens, prompts=prompts, decoding=WAYS[way])
     for number, (row, prompt) in enumerate(zip(together, prompts, strict=True)):
@@ -115,9 +115,7 @@ def is_listed(ids: list[int]) -> bool:
 
 @pytest.mark.parametrize("budget", [1, 3, 6, None])
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_generated_has_listed_words_only(
-    model: AnyCoCa, way: str, budget: int | None
-) -> None:
+def test_what_is_generated_has_listed_words_only(model: CoCa, way: str, budget: int | None) -> None:
     text, prompts = model.config.text, prompts_of(model)
     constraint = WordConstraint(WORDS, MARKS, eos_id=text.eos_id, vocab_size=20)
     changes = {"max_new_tokens": budget, "min_new_tokens": min(budget or 3, 3)}
@@ -130,7 +128,7 @@ def test_what_is_generated_has_listed_words_only(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_list_of_all_tokens_changes_nothing(model: AnyCoCa, way: str) -> None:
+def test_a_list_of_all_tokens_changes_nothing(model: CoCa, way: str) -> None:
     text, tokens = model.config.text, image_tokens(model, 6)
     every = [[id_] for id_ in range(20) if id_ not in (*text.suppress_tokens, text.eos_id)]
     constraint = WordConstraint(every, [], eos_id=text.eos_id, vocab_size=20)
@@ -139,7 +137,7 @@ def test_a_list_of_all_tokens_changes_nothing(model: AnyCoCa, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_context_is_used_up_and_never_outgrown(model: AnyCoCa, way: str) -> None:
+def test_the_context_is_used_up_and_never_outgrown(model: CoCa, way: str) -> None:
     text = model.config.text
     prompts = [
         [text.bos_id, *[7] * (text.max_text_tokens - token_budget)]
@@ -152,16 +150,16 @@ def test_the_context_is_used_up_and_never_outgrown(model: AnyCoCa, way: str) -> 
         assert not any(one.ended for one in row)
 
 
-def test_no_image_gives_no_caption(model: AnyCoCa) -> None:
+def test_no_image_gives_no_caption(model: CoCa) -> None:
     assert generate(model, image_tokens(model)[:0]) == []
 
 
-def test_captions_begin_where_none_is_given(model: AnyCoCa) -> None:
+def test_captions_begin_where_none_is_given(model: CoCa) -> None:
     tokens, bos = image_tokens(model), model.config.text.bos_id
     assert generate(model, tokens) == generate(model, tokens, prompts=[[bos]] * 3)
 
 
-def test_half_precision_generates_nearly_the_same(model: AnyCoCa) -> None:
+def test_half_precision_generates_nearly_the_same(model: CoCa) -> None:
     full = generate(model, image_tokens(model, 6), decoding=WAYS["beams"])
     model.to(torch.bfloat16)
     tokens = model.image_tokens(random_images(6).to(torch.bfloat16)).detach()

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
+from coca.model.coca import CoCa
 from coca.model.generation.generate import generate
 from coca.model.generation.generation_config import GenerationConfig
 from coca.model.generation.sampling import Sampler
-from coca.model.openclip.openclip import AnyCoCa
 from tiny_openclip import ARCHITECTURES, image_tokens, writer
 
 DRAWS = 20_000
@@ -66,23 +66,23 @@ def test_an_accelerator_without_64_bit_floats_samples_on_the_cpu() -> None:
 
 
 @pytest.fixture(params=ARCHITECTURES)
-def model(request: pytest.FixtureRequest) -> AnyCoCa:
+def model(request: pytest.FixtureRequest) -> CoCa:
     return writer(request.param)
 
 
-def token_ids(model: AnyCoCa, **options: Any) -> list[list[list[int]]]:
+def token_ids(model: CoCa, **options: Any) -> list[list[list[int]]]:
     decoding = GenerationConfig(max_new_tokens=6, **options)
     found = generate(model, image_tokens(model, 4), decoding=decoding)
     return [[one.token_ids for one in row] for row in found]
 
 
-def test_the_same_seed_repeats_and_another_seed_differs(model: AnyCoCa) -> None:
+def test_the_same_seed_repeats_and_another_seed_differs(model: CoCa) -> None:
     options: dict[str, Any] = {"temperature": 1.0, "num_return_sequences": 4}
     assert token_ids(model, seed=1, **options) == token_ids(model, seed=1, **options)
     assert token_ids(model, seed=1, **options) != token_ids(model, seed=2, **options)
 
 
-def test_fewer_samples_are_the_first_of_more(model: AnyCoCa) -> None:
+def test_fewer_samples_are_the_first_of_more(model: CoCa) -> None:
     few = token_ids(model, temperature=1.0, num_return_sequences=2)
     many = token_ids(model, temperature=1.0, num_return_sequences=6)
     for some, others in zip(few, many, strict=True):
@@ -90,11 +90,11 @@ def test_fewer_samples_are_the_first_of_more(model: AnyCoCa) -> None:
 
 
 @pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-4}], ids=str)
-def test_the_narrowest_choice_is_greedy(model: AnyCoCa, options: dict[str, Any]) -> None:
+def test_the_narrowest_choice_is_greedy(model: CoCa, options: dict[str, Any]) -> None:
     assert token_ids(model, **options) == token_ids(model, num_beams=1)
 
 
-def test_samples_come_likeliest_first_with_their_own_length(model: AnyCoCa) -> None:
+def test_samples_come_likeliest_first_with_their_own_length(model: CoCa) -> None:
     decoding = GenerationConfig(temperature=1.5, num_return_sequences=12, max_new_tokens=6)
     lengths = set()
     for row in generate(model, image_tokens(model, 4), decoding=decoding):

@@ -28,8 +28,8 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from coca.core.config.frozen_config import Config, Fraction, from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
 from coca.core.files.atomic import read_model_json, write_atomic, write_json
+from coca.model.coca import CoCa
 from coca.model.losses.collectives import all_reduce_sum, world_size
-from coca.model.openclip.openclip import AnyCoCa
 from coca.model.openclip.state_dict_io import read_state
 
 # Simple feature pyramid on a Vision Transformer (ViTDet, arXiv 2203.16527).
@@ -139,7 +139,7 @@ class DetectorConfig(Config):
 class _Backbone(nn.Module):
     """Image encoder and feature pyramid with the backbone interface of torchvision's detectors."""
 
-    def __init__(self, captioner: AnyCoCa, config: DetectorConfig) -> None:
+    def __init__(self, captioner: CoCa, config: DetectorConfig) -> None:
         super().__init__()
         image = captioner.config.image
         self.image_encoder = captioner.image_encoder
@@ -234,7 +234,7 @@ class Detector(FCOS):
     evaluation mode, it returns `boxes`, `scores` and `labels` of each image.
     """
 
-    def __init__(self, captioner: AnyCoCa, config: DetectorConfig) -> None:
+    def __init__(self, captioner: CoCa, config: DetectorConfig) -> None:
         if not config.classes:
             raise ConfigError("classes is empty; a detector needs something to find")
         patch_size = captioner.config.image.patch_size
@@ -263,7 +263,7 @@ def save_detector(folder: str | Path, detector: Detector) -> None:
     write_json(Path(folder) / CONFIG_FILE, content)
 
 
-def load_detector(folder: str | Path, captioner: AnyCoCa) -> Detector:
+def load_detector(folder: str | Path, captioner: CoCa) -> Detector:
     """Load a detector onto its captioner, in evaluation mode."""
     path = Path(folder) / CONFIG_FILE
     content = read_model_json(

@@ -19,7 +19,7 @@ from coca.data.sources.factory import open_source
 from coca.experimental.detection.detector import Detector, DetectorConfig, save_detector
 from coca.experimental.detection.objective import DetectionObjective, Target
 from coca.experimental.detection.source import BOXES
-from coca.model.openclip.openclip import AnyCoCa
+from coca.model.coca import CoCa
 from coca.model.pretrained import ModelConfig, assemble, build, with_image_size
 from coca.predict.torch_loading import load_coca
 from coca.predict.torch_predictor import TorchPredictor
@@ -130,7 +130,7 @@ def finetune_detection(config: DetectionConfig) -> RunResult:
     return scored(config, config.evaluate, result, folder=folder, device=trainer.device)
 
 
-def _start(config: DetectionConfig) -> tuple[AnyCoCa, Processor]:
+def _start(config: DetectionConfig) -> tuple[CoCa, Processor]:
     """Build the captioner that provides the encoder, and the processor for its images."""
     source = load_coca(config.model, device="cpu", prepack=False)
     shape = source.model.config
@@ -143,8 +143,8 @@ def _start(config: DetectionConfig) -> tuple[AnyCoCa, Processor]:
 
 
 def _finished(
-    captioner: AnyCoCa, detector: Detector, weights: Mapping[str, Tensor], source: Path
-) -> tuple[AnyCoCa, Detector]:
+    captioner: CoCa, detector: Detector, weights: Mapping[str, Tensor], source: Path
+) -> tuple[CoCa, Detector]:
     """Build captioner and detector from the trained weights, on the CPU.
 
     The trained modules may be on an accelerator or sharded over ranks.

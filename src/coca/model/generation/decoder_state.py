@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from coca.model.coca import CoCa
 from coca.model.layers.kv_cache import KeyValueCache
 from coca.model.layers.prepacked import linear
-from coca.model.openclip.openclip import AnyCoCa
 
 
 class DecoderState:
@@ -24,7 +24,7 @@ class DecoderState:
 
     def __init__(
         self,
-        model: AnyCoCa,
+        model: CoCa,
         image_tokens: Float[Tensor, "B Q C"],
         prompts: Sequence[Sequence[int]],
     ) -> None:

@@ -8,20 +8,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from coca.core.errors import ConfigError
+from coca.model.coca import CoCa
 from coca.model.generation.beam_search import BeamSearch
 from coca.model.generation.decoder_state import DecoderState
 from coca.model.generation.decoding_rules import NO_TOKEN
 from coca.model.generation.generation_config import GeneratedSequence, GenerationConfig
 from coca.model.generation.logits_processors import LogitsProcessors
 from coca.model.generation.sampling import sample
-from coca.model.openclip.openclip import AnyCoCa
 from coca.model.openclip.openclip_config import TextConfig
 from coca.processing.word_constraint import WordConstraint
 
 
 @torch.inference_mode()
 def generate(
-    model: AnyCoCa,
+    model: CoCa,
     image_tokens: Float[Tensor, "B Q C"],
     *,
     prompts: Sequence[Sequence[int]] | None = None,

@@ -14,10 +14,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from coca.model.coca import CoCa
 from coca.model.layers.kv_cache import BlockDiagonalAttention
 from coca.model.layers.packing import lengths_to_last
 from coca.model.layers.prepacked import linear
-from coca.model.openclip.openclip import AnyCoCa
 
 IMAGES_PER_CHUNK = 8
 """Images per chunk; their keys and values in all layers take memory."""
@@ -29,7 +29,7 @@ LOGIT_ROWS_PER_CHUNK = 512
 
 @torch.inference_mode()
 def score_captions(
-    model: AnyCoCa,
+    model: CoCa,
     image_tokens: Float[Tensor, "N Q C"],
     tokens: Int[Tensor, "M T"],
     *,
@@ -66,7 +66,7 @@ def score_captions(
     return scores
 
 
-def scored_lengths(model: AnyCoCa, tokens: Int[Tensor, "M T"]) -> Int[Tensor, " M"]:
+def scored_lengths(model: CoCa, tokens: Int[Tensor, "M T"]) -> Int[Tensor, " M"]:
     """Count the scored tokens of each text: its text tokens and [EOS]."""
     return model.label_mask(tokens).sum(dim=1)
 
@@ -74,7 +74,7 @@ def scored_lengths(model: AnyCoCa, tokens: Int[Tensor, "M T"]) -> Int[Tensor, " 
 class _TextStates:
     """Unimodal decoder states of all texts, without padding."""
 
-    def __init__(self, model: AnyCoCa, tokens: Int[Tensor, "M T"]) -> None:
+    def __init__(self, model: CoCa, tokens: Int[Tensor, "M T"]) -> None:
         counts = model.label_mask(tokens)
         positions = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
         # A position without a label may be between positions with labels.

@@ -14,7 +14,7 @@ C image width, E embedding, V vocabulary.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TypeAlias, cast
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -343,10 +343,6 @@ class OpenCLIP(CoCa):
     def label_mask(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
         """Mark the positions whose next token is a captioning label."""
         return F.pad(tokens[:, 1:] != self.config.text.pad_id, (0, 1))
-
-
-AnyCoCa: TypeAlias = CoCa | OpenCLIP
-"""A model of either architecture."""
 
 
 def _causal(visible: Bool[Tensor, "B T"]) -> Bool[Tensor, "B 1 T T"]:

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from coca.core.extras import require
 from coca.model.class_coca import ClassCoCa
+from coca.model.coca import CoCa
 from coca.model.layers.transformer import KeysAndValues
-from coca.model.openclip.openclip import AnyCoCa
 from coca.predict.image_text_predictor import ImageTextPredictor
 from coca.predict.manifest import cache_names, cross_names
 from coca.predict.torch_predictor import TorchPredictor
@@ -64,7 +64,7 @@ class Pixels(nn.Module):
 class Vision(Pixels):
     """Embedding and image tokens of images, and the probabilities of their classes."""
 
-    def __init__(self, model: AnyCoCa, image: ImageConfig, *, with_classes: bool = False) -> None:
+    def __init__(self, model: CoCa, image: ImageConfig, *, with_classes: bool = False) -> None:
         super().__init__(image)
         self.model, self.with_classes = model, with_classes
         if isinstance(model, ClassCoCa) and model.class_tokens is not None:
@@ -79,7 +79,7 @@ class Vision(Pixels):
 class Text(nn.Module):
     """Embedding of captions."""
 
-    def __init__(self, model: AnyCoCa) -> None:
+    def __init__(self, model: CoCa) -> None:
         super().__init__()
         self.model = model
 
@@ -90,7 +90,7 @@ class Text(nn.Module):
 class TowerVision(Pixels):
     """Embedding of images by a model of another library, and the tokens for a decoder on it."""
 
-    def __init__(self, tower: ImageTextPredictor, captioner: AnyCoCa | None) -> None:
+    def __init__(self, tower: ImageTextPredictor, captioner: CoCa | None) -> None:
         super().__init__(tower.image_settings)
         self.tower, self.model, self.captioner = tower, tower.model, captioner
 
@@ -116,7 +116,7 @@ class TowerTextGraph(nn.Module):
 class Cross(nn.Module):
     """Keys and values of the image for each cross-attention layer."""
 
-    def __init__(self, model: AnyCoCa) -> None:
+    def __init__(self, model: CoCa) -> None:
         super().__init__()
         self.model = model
 
@@ -152,7 +152,7 @@ class DecoderStep(nn.Module):
     The tokens of a row may belong to several branches of one image; the mask separates them.
     """
 
-    def __init__(self, model: AnyCoCa) -> None:
+    def __init__(self, model: CoCa) -> None:
         super().__init__()
         self.model = model
 
@@ -238,7 +238,7 @@ def graphs_of(predictor: TorchPredictor | ImageTextPredictor) -> Iterator[Graph]
         yield _decoder_graph(captioner, tokens)
 
 
-def _captions(model: AnyCoCa) -> Int64[Tensor, "B T"]:
+def _captions(model: CoCa) -> Int64[Tensor, "B T"]:
     """Return token ids of two captions, in the layout of the model."""
     text = model.config.text
     ids = torch.full((2, min(8, text.context_length)), text.pad_id)
@@ -247,7 +247,7 @@ def _captions(model: AnyCoCa) -> Int64[Tensor, "B T"]:
     return ids
 
 
-def _decoder_graph(model: AnyCoCa, tokens: Tensor) -> Graph:
+def _decoder_graph(model: CoCa, tokens: Tensor) -> Graph:
     text = model.config.text
     with torch.no_grad():
         pairs = model.multimodal_decoder.read_image(tokens)

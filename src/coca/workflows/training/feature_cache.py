@@ -32,9 +32,9 @@ from coca.data.loading.feature_file import (
 from coca.data.loading.mixture import mix
 from coca.data.sample import Sample
 from coca.data.sources.source import Source, SourceConfig
+from coca.model.coca import CoCa
 from coca.model.encoders.encoder import ImageEncoder
 from coca.model.lora import LowRank
-from coca.model.openclip.openclip import AnyCoCa
 from coca.model.pretrained import resolve_precision
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageTransform, decode
@@ -53,7 +53,7 @@ _WAIT_S = 0.5
 _VIEW = 2 << 32  # separates the random streams of views from those of a run
 
 
-def require_frozen(model: AnyCoCa, freeze: Sequence[str]) -> None:
+def require_frozen(model: CoCa, freeze: Sequence[str]) -> None:
     """Check that training does not change the features."""
     frozen = frozen_by(model, freeze)
     trained = [
@@ -78,7 +78,7 @@ def require_frozen(model: AnyCoCa, freeze: Sequence[str]) -> None:
 def features_of_run(
     config: DataConfig,
     sources: Sources,
-    model: AnyCoCa,
+    model: CoCa,
     transform: ImageTransform,
     train: TrainConfig,
     *,

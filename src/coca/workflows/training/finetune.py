@@ -24,9 +24,9 @@ from coca.data.loading.loader import LoaderConfig
 from coca.data.sources.source import SourceConfig
 from coca.metrics.answers import normalize_answer
 from coca.model.checkpoint import has_checkpoint
+from coca.model.coca import CoCa
 from coca.model.coca_config import HeadConfig
 from coca.model.lora import LoraConfig, add_lora_, merged
-from coca.model.openclip.openclip import AnyCoCa
 from coca.model.pretrained import ModelConfig, assemble, build, with_image_size
 from coca.predict.loading import load
 from coca.predict.torch_loading import load_coca
@@ -387,7 +387,7 @@ def _processor(config: FinetuneConfig, source: TorchPredictor, sources: Sources)
 
 def _finish(
     config: FinetuneConfig,
-    trainer: Trainer[AnyCoCa],
+    trainer: Trainer[CoCa],
     processor: Processor,
     result: TrainResult,
 ) -> RunResult:

@@ -10,8 +10,8 @@ import torch
 from coca.core.config.frozen_config import to_dict
 from coca.core.errors import ConfigError
 from coca.model.class_coca import ClassCoCa
+from coca.model.coca import CoCa
 from coca.model.layers.transformer import unit
-from coca.model.openclip.openclip import AnyCoCa
 from coca.model.pretrained import architecture_of
 from coca.predict.torch_predictor import TorchPredictor
 from coca.processing.processor import Processor
@@ -51,7 +51,7 @@ class Adopted:
 
 
 @torch.no_grad()
-def adopt_weights(model: AnyCoCa, source: TorchPredictor) -> Adopted:
+def adopt_weights(model: CoCa, source: TorchPredictor) -> Adopted:
     """Copy the weights of another model, interpolating position embeddings to the image size.
 
     A head or bias that only one of the models has is newly initialized or not used, with a warning;
@@ -95,7 +95,7 @@ def adopt_weights(model: AnyCoCa, source: TorchPredictor) -> Adopted:
 
 
 @torch.no_grad()
-def start_class_branch_(model: AnyCoCa, processor: Processor, *, batch_size: int = 512) -> None:
+def start_class_branch_(model: CoCa, processor: Processor, *, batch_size: int = 512) -> None:
     """Let the class branch start at the text embeddings of the class names, if it has names."""
     names = model.image_encoder.class_names
     if not isinstance(model, ClassCoCa) or model.class_branch is None or names is None:
@@ -108,7 +108,7 @@ def start_class_branch_(model: AnyCoCa, processor: Processor, *, batch_size: int
 
 
 @torch.no_grad()
-def name_class_tokens_(model: AnyCoCa, processor: Processor) -> None:
+def name_class_tokens_(model: CoCa, processor: Processor) -> None:
     """Give the class tokens the text tokens of the first name of each class."""
     if not isinstance(model, ClassCoCa) or model.class_tokens is None:
         return
@@ -133,7 +133,7 @@ def class_texts(name: str) -> list[str]:
     ]
 
 
-def _require_same_shape(model: AnyCoCa, theirs: AnyCoCa, source: str) -> None:
+def _require_same_shape(model: CoCa, theirs: CoCa, source: str) -> None:
     here, there = (dict(_settings(to_dict(its.config))) for its in (model, theirs))
     changes = [
         f"model.{name} is {there.get(name)} there and {here.get(name)} here"

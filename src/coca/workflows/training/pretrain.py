@@ -19,12 +19,12 @@ from torch import Tensor
 from coca.core.errors import ConfigError
 from coca.core.malloc import keep_freed_memory
 from coca.data.loading.feature_file import FeatureFile
+from coca.model.coca import CoCa
 from coca.model.coca_config import CoCaConfig
 from coca.model.deferred_weights import DeferredWeights, WeightsRecorder
 from coca.model.encoders.encoder import Normalization
 from coca.model.encoders.encoder_weights import EncoderWeightsConfig, load_encoder_weights
 from coca.model.lora import LoraConfig, add_lora_, merged
-from coca.model.openclip.openclip import AnyCoCa
 from coca.model.pretrained import assemble, build
 from coca.predict.torch_loading import load_coca
 from coca.predict.torch_predictor import TorchPredictor
@@ -269,7 +269,7 @@ class _Prepared(NamedTuple):
 
     sources: Sources
     processor: Processor
-    model: AnyCoCa
+    model: CoCa
     facts: dict[str, Any]
     """What `record.json` notes about the start of the run."""
     initial: DeferredWeights | None
@@ -292,7 +292,7 @@ def _prepare(config: PretrainConfig) -> _Prepared:
     initial = None
     if config.starts_sharded():
         with WeightsRecorder() as recorder:
-            model: AnyCoCa = build(fitted)
+            model: CoCa = build(fitted)
         initial = recorder.weights_of(model)
     else:
         with reusing_tower(None if source is None else source.model):
@@ -399,7 +399,7 @@ def fitted_config(
     return config.replace(image=config.image.resolved(), text=text)
 
 
-def _finished(config: PretrainConfig, model: AnyCoCa, weights: Mapping[str, Tensor]) -> AnyCoCa:
+def _finished(config: PretrainConfig, model: CoCa, weights: Mapping[str, Tensor]) -> CoCa:
     """Build the plain model of a run from the weights that the trainer gathered."""
     with reusing_tower(model):
         return assemble(model.config, merged(weights), source=config.run)

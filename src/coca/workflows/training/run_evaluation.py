@@ -22,7 +22,7 @@ from coca.core.progress import progress_bar, progress_maker, show_progress, sile
 from coca.data.loading.loader import Loader, LoaderConfig
 from coca.data.sources.source import SourceConfig
 from coca.model.checkpoint import step_name
-from coca.model.openclip.openclip import AnyCoCa
+from coca.model.coca import CoCa
 from coca.model.pretrained import save_model
 from coca.predict.caching import caching
 from coca.predict.run_model import BEST_FOLDER, TRAINING_FILE
@@ -120,7 +120,7 @@ class RunEvaluation:
         processor: Processor,
         loader: LoaderConfig,
         micro_batch: int | None,
-        finished: Callable[[Mapping[str, Tensor]], AnyCoCa],
+        finished: Callable[[Mapping[str, Tensor]], CoCa],
     ) -> None:
         """Open the held-out sources; nothing is evaluated."""
         self.every = config.every

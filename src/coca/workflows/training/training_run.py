@@ -22,9 +22,9 @@ from coca.core.errors import ConfigError
 from coca.core.files.atomic import write_json
 from coca.core.provenance import record
 from coca.data.loading.feature_file import FeatureFile
+from coca.model.coca import CoCa
 from coca.model.deferred_weights import DeferredWeights
 from coca.model.lora import LoraConfig
-from coca.model.openclip.openclip import AnyCoCa
 from coca.model.pretrained import save_model
 from coca.predict.run_model import MODEL_FOLDER, TRAINING_FILE
 from coca.processing.processor import Processor
@@ -117,7 +117,7 @@ def begin(
     write_json(path, {"recipe": digest(config), "starts": [*entries, entry]})
 
 
-def save_finished(run: Path, model: AnyCoCa, processor: Processor, *, step: int) -> Path:
+def save_finished(run: Path, model: CoCa, processor: Processor, *, step: int) -> Path:
     """Save the model of a run's last step, and return its folder."""
     folder = run / MODEL_FOLDER
     save_model(folder, model)
@@ -148,7 +148,7 @@ def threads(count: int) -> Iterator[None]:
 # Objective of a run, with its auxiliary losses.
 
 
-def make_objective(config: LossConfig, model: AnyCoCa, processor: Processor) -> CoCaObjective:
+def make_objective(config: LossConfig, model: CoCa, processor: Processor) -> CoCaObjective:
     """Create the objective of a run, with its auxiliary losses."""
     embeds = config.contrastive_weight or config.auxiliary
     if model.config.image.keeps_embeddings and embeds:
