@@ -301,9 +301,6 @@ class Words:
     """Number of the field times 256, plus the occurrences in it, of each of `terms`."""
 
 
-NO_WORDS = Words(0, (), ())
-
-
 def analyzed(texts: Mapping[str, str]) -> Words:
     """Return the words of the texts of a record, see `texts_of`."""
     # Two lists, and not one for each term: the garbage collector visits each.
