@@ -107,6 +107,7 @@ def write_data(photos: Path) -> Path:
 
 def serve(folder: Path, photo: str) -> None:
     """Search, add and delete by a real service, which a page of another site cannot."""
+    sys.path.append(str(Path(__file__).parent / "support"))
     from server_process import data_uri, serving
 
     image = {"image": data_uri(Path(photo).read_bytes())}
