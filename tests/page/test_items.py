@@ -16,6 +16,7 @@ from playwright.sync_api import expect
 from coca.core.installation import pip_install
 from coca.search.records import content_id
 from page_service import AXE, PHONE, Watch, render, transfer
+from server_process import serving
 
 pytestmark = pytest.mark.page
 
@@ -546,3 +547,55 @@ def test_a_wrong_reason_is_corrected_where_it_is_named(uploaded: tuple[Any, Any]
     tile.locator(".tile-link").click()
     item.get_by_role("button", name="Correct the caption").click()
     expect(caption).to_be_focused()
+
+
+@pytest.fixture(scope="module")
+def filmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a service over two photos and a video of three frames."""
+    pytest.importorskip("av", reason="the extra video is not installed")
+    import coca
+    from coca.workflows.collections.index import index_images
+    from tiny_model import write_model
+    from tiny_video import video
+
+    root = tmp_path_factory.mktemp("filmed")
+    model, folder = write_model(root / "model"), root / "images"
+    folder.mkdir()
+    for color in ("red", "blue"):
+        render("square", color, (300, 200)).save(folder / f"{color}.png")
+    (folder / "clip.mp4").write_bytes(video(frames=60))
+    uri = str(root / "images.db")
+    index_images([folder], coca.load(model, device="cpu"), uri=uri, frame_interval_s=1.0)
+    with serving("--uri", uri, "--model", str(model), cache=root / "cache") as found:
+        yield found.url
+
+
+def test_a_video_is_one_tile_whose_frames_are_in_its_view(filmed: str, visit: Visit) -> None:
+    tab = visit(at=filmed)
+    count(tab, 3)
+    clip = tab.locator(".tile", has=tab.locator(".tile-video"))
+    expect(clip).to_have_count(1)
+    clip.locator(".tile-link").click()
+    tab.keyboard.press("i")
+    frames = tab.locator(".frame")
+    expect(frames).to_have_count(3)
+    assert [one.get_attribute("aria-label") for one in frames.all()] == ["0:00", "0:01", "0:02"]
+    frames.nth(1).press("Enter")
+    expect(tab.locator(".item-panel")).to_contain_text("0:01")
+    expect(frames.nth(1)).to_be_focused()
+    expect(frames.nth(1)).to_have_attribute("aria-current", "true")
+    if AXE.is_file():
+        tab.emulate_media(reduced_motion="reduce")
+        tab.evaluate(AXE.read_text(encoding="utf-8"))
+        assert tab.evaluate("axe.run()")["violations"] == []
+    # The frame has the neighbours of its video's tile.
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("ArrowLeft")
+    expect(frames).to_have_count(3)
+    tab.keyboard.press("Escape")
+    select(tab, clip, "Hide")
+    tab.get_by_role("dialog").get_by_role("button", name="Hide").click()
+    count(tab, 2)
+    expect(clip).to_have_count(0)
+    tab.get_by_role("button", name="Undo").click()
+    count(tab, 3)

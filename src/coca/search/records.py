@@ -269,10 +269,12 @@ def sort_key(score: float, id: str) -> tuple[float, str]:
     return -round(score, SCORE_DIGITS), id
 
 
-def group_of(hit: Hit, group_by: Literal["image", "album", "path"]) -> str:
+def group_of(hit: Hit, group_by: Literal["image", "video", "album", "path"]) -> str:
     """Return the key of the group of a hit, of which searches return the best hit only."""
     if group_by == "album" and hit.album:
         return f"album {hit.album}"
+    if group_by == "video" and (video := video_of(hit)):
+        return f"video {video}"
     if group_by != "path" and hit.content:
         return f"image {hit.content}"
     return f"id {hit.id}"
@@ -534,3 +536,9 @@ def series_of(path: str, etag: str) -> str:
         etag: Etag of the path; it determines whether it is a frame path.
     """
     return path if frame_interval_of(etag) is None else _MOMENT.sub("", path)
+
+
+def video_of(record: "Record | Hit") -> str:
+    """Return the path of the video of a frame; empty for other images."""
+    moment = _MOMENT.search(record.path) if SECONDS in record.metadata else None
+    return record.path[: moment.start()] if moment else ""

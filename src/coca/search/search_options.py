@@ -23,6 +23,10 @@ GroupBy: TypeAlias = Literal["image", "album", "path"]
 """Groups of hits, of which only the best hit is returned: records of the same image, or of the same
 album; `path` returns every record."""
 
+GroupHitsBy: TypeAlias = Literal["image", "video", "album", "path"]
+"""Groups of hits of a `SearchEngine`: those of a collection, and `video`, records of the same image
+or frames of the same video."""
+
 SortBy: TypeAlias = Literal["score", "newest", "oldest"]
 """Order of hits: best first, or the likely hits by their time."""
 
@@ -116,6 +120,10 @@ class QueryOptions(SearchOptions):
             `ranking`.
     """
 
+    group_by: GroupHitsBy = "image"  # type: ignore[assignment]
+    """`image` returns each image once, however many copies there are; `video` also each video, by
+    its best frame; `album` only the best image of each album or video, and images without an album
+    once; `path` every record."""
     hybrid: bool | None = None
     """Whether captions and their words count for the ranking: all captions if true, none if false.
     Default: the captions that people gave, if the query has a text."""

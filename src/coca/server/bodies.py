@@ -318,6 +318,8 @@ class Scope(Body):
     filter: Expression = ""
     where: Annotated[list[Condition], Field(fail_fast=True, max_length=MAX_EXAMPLES)] = []
     """Conditions that all must hold, with any values; the service quotes them."""
+    video: ItemId | None = None
+    """Id of a frame: only the frames of its video."""
 
     @model_validator(mode="before")
     @classmethod

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from coca.core.errors import StorageError
 from coca.core.files.local_files import file_etag
 from coca.predict.torch_predictor import TorchPredictor
-from coca.search.filters import where
+from coca.search.filters import has_any_tag, where
 from coca.search.records import (
     CONTENT,
     FAVOURITE,
@@ -215,6 +215,52 @@ def test_a_frame_has_its_video_until_the_file_changes(
     assert other["video"] is None
     assert client.get(f"/v1/items/{record.id}/video?collection=others").status_code == 404
     collection.delete(["frame"])
+
+
+def test_a_video_is_one_item_that_is_changed_as_a_whole(
+    client: TestClient, service: Service
+) -> None:
+    collection = service.collections["others"].collection
+    photo = next(iter(collection.get(collection.ids()).values()))
+    frames = [
+        replace(
+            photo,
+            id=f"{name} {moment}",
+            path=series_path(f"/trip/{name}.mp4", float(moment)),
+            content=f"{name} {moment}",
+            metadata={SECONDS: float(moment)},
+            album="/trip",
+        )
+        for name in "ab"
+        for moment in range(12)
+    ]
+    collection.upsert(frames)
+
+    def found(**body: object) -> list[str]:
+        return ids(client, {"collection": "others", **body})
+
+    def names(found: list[str]) -> list[str]:
+        return sorted(id.split()[0] for id in found)
+
+    for query in ({}, {"text": "a photo"}):
+        assert names(found(group_by="video", **query)) == sorted(["a", "b", photo.id])
+        assert len(found(**query)) > 20
+        assert sorted(found(video="b 3", **query)) == sorted(f"b {n}" for n in range(12))
+        assert found(video=photo.id, **query) == [photo.id]
+    late = found(group_by="video", filter='metadata["seconds"] == 7')
+    assert sorted(late) == ["a 7", "b 7"]
+    change = {"collection": "others", "ids": ["a 5", photo.id], "videos": True}
+    client.patch("/v1/items", json={**change, "add_tags": ["sea"]})
+    tagged = collection.ids(has_any_tag(["sea"]))
+    assert sorted(tagged) == sorted([photo.id, *(f"a {n}" for n in range(12))])
+    client.patch("/v1/items", json={**change, "ids": ["a 5"], "hidden": True})
+    assert names(found(group_by="video")) == sorted(["b", photo.id])
+    assert names(found(group_by="video", hidden=True)) == ["a"]
+    client.patch("/v1/items", json={"collection": "others", "ids": ["b 1"], "hidden": True})
+    assert len(found(video="b 0")) == 11
+    assert client.post("/v1/search", json={"video": "nothing"}).status_code == 404
+    collection.delete([frame.id for frame in frames])
+    collection.upsert([photo])
 
 
 def test_changes_at_the_same_time_are_all_kept(client: TestClient) -> None:

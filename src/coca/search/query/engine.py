@@ -39,6 +39,7 @@ from coca.search.query.query_terms import (
     typed_terms,
 )
 from coca.search.query.rerank import check_texts, rerank
+from coca.search.query.videos import best_of_videos
 from coca.search.ranking import TypedQuery
 from coca.search.records import (
     ID,
@@ -309,7 +310,13 @@ class SearchEngine:
             )
 
         def find(offset: int, limit: int) -> list[Hit]:
-            page = options.replace(offset=offset, limit=limit)
+            if options.group_by == "video":
+                return best_of_videos(partial(find_images, 0), offset + limit)[offset:]
+            return find_images(offset, limit)
+
+        def find_images(offset: int, limit: int) -> list[Hit]:
+            by = "image" if options.group_by == "video" else options.group_by
+            page = options.replace(offset=offset, limit=limit, group_by=by)
             if typed is None or ranking is None:
                 hits = self.collection.nearest(query[np.newaxis], page)[0]
             else:

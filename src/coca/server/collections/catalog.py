@@ -12,11 +12,11 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Collection as AnyOf
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from coca.search.records import METADATA, OCR_TEXT, RAW_FILE, Hit, Record, batches
+from coca.search.records import METADATA, OCR_TEXT, RAW_FILE, Hit, Record, batches, video_of
 from coca.search.store import Collection
 from coca.search.stores import is_file
 
@@ -51,6 +51,8 @@ class CatalogEntry:
     """Album that groups it; empty: a group of its own."""
     content: str = ""
     """Hash of the image's bytes; empty if unknown."""
+    video: str = ""
+    """Path of the video of a frame; empty for other images."""
 
 
 class Catalog:
@@ -162,7 +164,8 @@ def _entries(parts: Iterable[Sequence[Hit | Record]]) -> Iterator[CatalogEntry]:
     for items in parts:
         for item in items:
             values, album = _values(item, known), sys.intern(item.album)
-            yield CatalogEntry(item.id, item.time, values, item.hidden, album, item.content)
+            video = sys.intern(video_of(item))
+            yield CatalogEntry(item.id, item.time, values, item.hidden, album, item.content, video)
 
 
 def _values(
@@ -192,13 +195,16 @@ def _is_countable(value: Any) -> bool:
     )
 
 
-def first_of_albums(entries: Iterable[CatalogEntry]) -> list[CatalogEntry]:
-    """Keep the first entry of each album, and all entries without an album."""
-    albums: set[str] = set()
+def first_of_groups(
+    entries: Iterable[CatalogEntry], group_by: Literal["album", "video"]
+) -> list[CatalogEntry]:
+    """Keep the first entry of each album or video, and all entries without one."""
+    groups: set[str] = set()
     kept = []
     for entry in entries:
-        if not entry.album or entry.album not in albums:
-            albums.add(entry.album)
+        group = entry.album if group_by == "album" else entry.video
+        if not group or group not in groups:
+            groups.add(group)
             kept.append(entry)
     return kept
 

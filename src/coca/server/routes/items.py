@@ -21,6 +21,7 @@ from coca.processing.text_reader import MAX_SIDE_PX
 from coca.search.edits import edited, undone, update_embedded
 from coca.search.filters import where
 from coca.search.ingest.photo_metadata import PHOTO_FIELDS, Annotation, reads_of_files, with_place
+from coca.search.query.videos import frames_of
 from coca.search.records import (
     CONTENT,
     FAVOURITE,
@@ -145,6 +146,8 @@ class ItemChanges(ItemChange):
 
     ids: Annotated[list[ItemId], Field(fail_fast=True, min_length=1, max_length=MAX_LIMIT)]
     collection: CollectionName = None
+    videos: bool = False
+    """Also change all other frames of the videos of frames."""
 
 
 class Affected(Body):
@@ -320,7 +323,7 @@ def change_items(
     """
     wanted, collection = list(dict.fromkeys(ids)), served.collection
     hits = {hit.id: hit for hit in collection.hits(dict.fromkeys(wanted, 0.0))}
-    size = _size(change.model_dump(exclude_none=True, exclude={"ids", "collection"}))
+    size = _size(change.model_dump(exclude_none=True, exclude={"ids", "collection", "videos"}))
     tenant.count_bytes(size * len(hits))
 
     def changed(stored: Mapping[str, Record]) -> dict[str, Record]:
@@ -505,7 +508,11 @@ def add(body: NewItem, tenant: Writer, response: Response) -> Item:
 @router.patch("", responses=WRITE_ERRORS)
 def change_many(body: ItemChanges, tenant: Writer) -> Affected:
     """Apply the same changes to several items."""
-    changed, missing = change_items(tenant, tenant.collection(body.collection), body.ids, body)
+    served, ids = tenant.collection(body.collection), body.ids
+    if body.videos:
+        hits = served.collection.hits(dict.fromkeys(ids, 0.0))
+        ids = [*ids, *(frame.id for frame in frames_of(served.collection, hits))]
+    changed, missing = change_items(tenant, served, ids, body)
     return Affected(ids=[record.id for record in changed], missing=missing)
 
 

@@ -17,7 +17,8 @@ from coca.search.mining.recommend import others_than, vector_on
 from coca.search.photo_filter import find_period, parse_period
 from coca.search.query.explanation import Explanation
 from coca.search.query.query_terms import Term, typed_terms, weigh_examples
-from coca.search.records import METADATA, PATH
+from coca.search.query.videos import frames_of
+from coca.search.records import ID, METADATA, PATH
 from coca.search.records import Hit as FoundHit
 from coca.search.search_options import PhotoFilter, QueryOptions, Ranking, Side
 from coca.server.bodies import (
@@ -34,7 +35,7 @@ from coca.server.bodies import (
     given_options,
     with_options,
 )
-from coca.server.collections.catalog import CatalogEntry, count_days, first_of_albums
+from coca.server.collections.catalog import CatalogEntry, count_days, first_of_groups
 from coca.server.collections.served_collection import ServedCollection
 from coca.server.routes.items import Item, fields_of
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute, Tenant
@@ -203,6 +204,7 @@ def filter_of(tenant: Tenant, scope: Scope, *more: str) -> str:
         *([scope.filter] if scope.filter.strip() else []),
         *(_condition(one) for one in scope.where),
         *PhotoFilter(**given_options(scope, PhotoFilter)).conditions(),
+        *([] if scope.video is None else [_of_video(tenant, scope)]),
         *more,
     ]
     return all_of(*parts) if parts else ""
@@ -232,8 +234,8 @@ def run_search(tenant: Tenant, request: SearchRequest, options: ServedOptions) -
     if not (terms := terms_of(tenant, request, options.on)):
         _check_list(request, options)
         entries = listed_entries(tenant, request, hidden=request.hidden)
-        if options.group_by == "album":
-            entries = first_of_albums(entries)
+        if options.group_by in ("album", "video"):
+            entries = first_of_groups(entries, options.group_by)
         page = entries[options.offset : options.offset + options.limit]
         days = count_days(entries) if request.days else None
         return Found(collection.catalog.hits(page), total=len(entries), days=days)
@@ -298,6 +300,13 @@ def examples(
         else:
             terms.append(Term(image=tenant.image(one, collection), weight=one.weight))
     return terms
+
+
+def _of_video(tenant: Tenant, scope: Scope) -> str:
+    served = tenant.collection(scope.collection)
+    record = served.record(str(scope.video))
+    frames = frames_of(served.collection, [record])
+    return where(ID, "in", [record.id, *(frame.id for frame in frames)])
 
 
 def _condition(one: Condition) -> str:

@@ -10,11 +10,15 @@ import { FAVOURITE, isFavourite } from "./tile.js";
 
 const MAX_IDS = 1000;
 
-/** Change items in parts that the service takes; returns whether all were written. */
+/**
+ * Change items in parts that the service takes; returns whether all were written. Tags and hiding are those of a
+ * whole video, and captions and metadata those of a frame.
+ */
 export async function change(ids, collection, changes) {
+  const videos = ["hidden", "add_tags", "remove_tags"].some((name) => name in changes);
   try {
     for (let at = 0; at < ids.length; at += MAX_IDS) {
-      await api.change({ ids: ids.slice(at, at + MAX_IDS), ...(collection && { collection }), ...changes });
+      await api.change({ ids: ids.slice(at, at + MAX_IDS), ...(collection && { collection }), ...changes, videos });
     }
     return true;
   } catch (error) {

@@ -11,7 +11,7 @@ import { t } from "./language.js";
 import { announce, report } from "./notices.js";
 import { showsDetails, toggleDetails } from "./preferences.js";
 import { listenToSwipes } from "./swipe.js";
-import { FAVOURITE, isFavourite, labelOf, nameOf } from "./tile.js";
+import { FAVOURITE, isFavourite, labelOf, nameOf, videoOf } from "./tile.js";
 import { Why } from "./why.js";
 
 export class ItemView {
@@ -71,14 +71,22 @@ export class ItemView {
   /** Draw again when the wall has the opened item, or further neighbours of it. */
   found() {
     if (!this.item) return;
-    const index = this.wall.indexOf(this.item.id);
+    const index = this.#index();
     if (index < 0 || this.#ids(index).join() === this.#neighbours) return;
-    this.item = this.wall.item(index);
+    this.item = this.wall.item(this.wall.indexOf(this.item.id)) ?? this.item;
     this.#drawParts();
   }
 
   hide() {
     if (this.dialog.open) this.dialog.close();
+  }
+
+  /** Index of the opened item in the wall, of a frame that of its video; -1 where it has none. */
+  #index() {
+    const { item, wall } = this;
+    const index = wall.indexOf(item.id);
+    const { at } = this.store.state;
+    return index < 0 && item.video && videoOf(wall.item(at)) === videoOf(item) ? at : index;
   }
 
   /** Ids of the item before that of an index and of the one after it; null where there is none. */
@@ -87,7 +95,7 @@ export class ItemView {
   }
 
   #closed() {
-    const index = this.item ? this.wall.indexOf(this.item.id) : -1;
+    const index = this.item ? this.#index() : -1;
     this.item = null;
     this.#stage?.leave();
     this.why.hide();
@@ -113,7 +121,7 @@ export class ItemView {
 
   /** Show the next image (1) or the one before (-1). */
   #step(step) {
-    const index = this.wall.indexOf(this.item.id);
+    const index = this.#index();
     const next = index < 0 ? null : this.wall.item(index + step);
     if (next) this.store.set({ item: next.id, at: index + step }, { replace: true });
   }
@@ -136,7 +144,7 @@ export class ItemView {
     const { item } = this;
     const labelOfPart = (one) => one?.dataset?.word ?? one?.getAttribute?.("aria-label") ?? one?.textContent;
     const focused = this.dialog.open && labelOfPart(document.activeElement);
-    const ids = this.#ids(this.wall.indexOf(item.id));
+    const ids = this.#ids(this.#index());
     this.#neighbours = ids.join();
     this.steps.forEach((one, at) => (one.disabled = ids[at] === null));
     this.title.textContent = nameOf(item);

@@ -3,6 +3,7 @@
 import { urlOf } from "./api.js";
 import { captionSection, textsSection } from "./correct.js";
 import { h } from "./dom.js";
+import { framesSection } from "./frames.js";
 import { TECHNICAL, titleOf, valueName } from "./filters.js";
 import { date, t } from "./language.js";
 import { fileOf, momentOf } from "./tile.js";
@@ -79,7 +80,7 @@ function detailsOf({ item }) {
 }
 
 /** Sections in their order: each is built from the view, or is null. */
-const SECTIONS = [({ why }) => why.section(), captionsOf, tagsOf, peopleOf, detailsOf];
+const SECTIONS = [framesSection, ({ why }) => why.section(), captionsOf, tagsOf, peopleOf, detailsOf];
 
 /** Build the panel of a view, which has `item`, `store`, `why`, `writable()` and `change(changes)`. */
 export function buildPanel(view) {

@@ -110,7 +110,7 @@ function loadWall(at = 0) {
     return;
   }
   const scope = scopeOf(state);
-  const body = { ...scope, where: [...scope.where, ...itself(state)], ...queryOf(state, imageOf) };
+  const body = { ...scope, where: [...scope.where, ...itself(state)], ...queryOf(state, imageOf), group_by: "video" };
   document.body.classList.add("loading");
   const ended = field.measure();
   const read = !hasQuery(state) ? listed(body) : state.why ? ofReason(body, state.why) : state.all ? allHits(body) : likelyHits(body);

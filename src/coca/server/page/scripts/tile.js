@@ -17,6 +17,9 @@ export const momentOf = ({ video, metadata: { seconds } }) =>
 /** Name of an item's file; of a frame, that of its video. */
 export const fileOf = ({ id, name, video }) => (video ? name.replace(/#t=[\d.]+$/, "") : name) || id;
 
+/** Key of the video of a frame; empty for other items. */
+export const videoOf = (item) => (item?.video ? `${item.album}/${fileOf(item)}` : "");
+
 /** Name of an item: its caption, or its file; of a frame, with its moment. */
 export const nameOf = (item) => item.caption || [fileOf(item), momentOf(item)].filter(Boolean).join(", ");
 
