@@ -61,13 +61,13 @@ def test_a_request_without_a_key_is_401(client: TestClient, header: str | None) 
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        *((path, b"{") for path in ("/v1/search", "/v1/items", "/v1/embeddings", "/v1/rerank")),
+        *((path, b"{") for path in ("/v1/search", "/v1/items", "/v1/embeddings")),
         ("/mcp", b"{"),
         ("/v1/search", b"[]," * 600_000),
         ("/v1/items", b" " * 60_000_000),
         ("/mcp", b" " * 60_000_000),
     ],
-    ids=range(8),
+    ids=range(7),
 )
 def test_a_body_is_read_after_the_key_was_found(client: TestClient, path: str, body: bytes) -> None:
     if path == "/mcp":
@@ -174,7 +174,6 @@ def test_work_for_the_model_is_charged_on_every_route(
     id, texts = item_ids[0], ["a cat"] * 65
     for path, body in (
         ("/v1/embeddings", {"input": texts}),
-        ("/v1/rerank", {"query": "a", "documents": texts}),
         ("/v1/classify", {"id": id, "labels": [*"abcdefgh"], "templates": ["{}"] * 8}),
         ("/v1/search", {"text": "a car", "rerank": 25}),
         ("/v1/recommend", {"positive": [{"text": "a"}] * 64, "negative": [{"text": "b"}]}),
@@ -182,7 +181,7 @@ def test_work_for_the_model_is_charged_on_every_route(
         answer = client.post(path, json=body, headers=as_key("key-of-anna"))
         assert answer.status_code == 200, answer.text
     assert charged == [2] * len(charged)
-    assert len(charged) == 5
+    assert len(charged) == 4
 
 
 def test_keys_are_read_from_a_list_and_a_file(tmp_path: Path) -> None:

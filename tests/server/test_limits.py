@@ -59,7 +59,6 @@ def test_a_body_without_images_may_have_a_megabyte(
         ("/v1/search", b'{"where": [', b'"",'),
         ("/v1/items", b'{"metadata": [', b"{},"),
         ("/v1/embeddings", b'{"input": [', b'"",'),
-        ("/v1/rerank", b'{"documents": [', b'"",'),
     ],
 )
 def test_a_body_of_very_many_values_is_not_parsed(
