@@ -16,7 +16,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
@@ -169,53 +169,69 @@ def cider(
 ) -> Float[ndarray, " N"]:
     """Compute CIDEr-D of each candidate, 0 to 10.
 
-    The score is the clipped TF-IDF cosine similarity of n-grams (n = 1 to 4) to each reference. The
-    IDF counts the images whose references contain the n-gram. A score therefore depends on the
-    whole corpus, and a single image scores 0.
+    A score depends on the whole corpus, and a single image scores 0; see `CiderD`.
 
     Raises:
         ValueError: As `caption_scores`.
     """
     _check(candidates, references)
-    idf = _Idf(references)
-    return np.array(
-        [
-            10 * np.mean([_similarity(idf, candidate, reference) for reference in group])
-            for candidate, group in zip(candidates, references, strict=True)
-        ]
-    )
+    scorer = CiderD(references)
+    return np.array([scorer.score(image, it) for image, it in enumerate(candidates)])
 
 
-class _Idf:
-    """Inverse document frequency of n-grams, where a document is all references of an image."""
+class CiderD:
+    """CIDEr-D of captions against the references of images.
+
+    The score is the clipped TF-IDF cosine similarity of n-grams (n = 1 to 4) to each reference. The
+    IDF counts the images whose references contain the n-gram.
+    """
 
     def __init__(self, references: Sequence[Sequence[Words]]) -> None:
+        """Weigh the n-grams of the references of each image."""
         self._documents: Counter[NGram] = Counter()
         self._log_all = math.log(len(references))
         for group in references:
             self._documents.update(
                 {ngram for it in group for n in _LENGTHS for ngram in _ngrams(it, n)}
             )
+        self._weighed = [[self._weigh(it) for it in group] for group in references]
 
-    def weigh(self, words: Words, n: int) -> dict[NGram, float]:
-        """Compute TF-IDF of each n-gram of `n` words."""
-        return {
-            ngram: count * (self._log_all - math.log(max(1, self._documents[ngram])))
-            for ngram, count in _ngrams(words, n).items()
-        }
+    def score(self, image: int, candidate: Words) -> float:
+        """Compute the mean over the references of an image, 0 to 10."""
+        found, weighed = self._weigh(candidate), self._weighed[image]
+        return 10 * sum(_similarity(found, it) for it in weighed) / len(weighed)
+
+    def _weigh(self, words: Words) -> "_Weighed":
+        """Compute TF-IDF of the n-grams of each length."""
+        weights = [
+            {
+                ngram: count * (self._log_all - math.log(max(1, self._documents[ngram])))
+                for ngram, count in _ngrams(words, n).items()
+            }
+            for n in _LENGTHS
+        ]
+        return _Weighed(weights, [math.hypot(*it.values()) for it in weights], len(words))
 
 
-def _similarity(idf: _Idf, candidate: Words, reference: Words) -> float:
+class _Weighed(NamedTuple):
+    """TF-IDF of the n-grams of a caption."""
+
+    weights: list[dict[NGram, float]]
+    norms: list[float]
+    length: int
+    """Words."""
+
+
+def _similarity(candidate: _Weighed, reference: _Weighed) -> float:
     """Average the clipped cosine over n, times the length penalty; 0 to 1."""
     cosines = []
-    for n in _LENGTHS:
-        one, other = idf.weigh(candidate, n), idf.weigh(reference, n)
-        common = one.keys() & other.keys()
-        shared = sum(min(one[ngram], other[ngram]) * other[ngram] for ngram in common)
-        norms = math.hypot(*one.values()) * math.hypot(*other.values())
-        cosines.append(shared / norms if norms else 0.0)
+    for one, other, *norms in zip(
+        candidate.weights, reference.weights, candidate.norms, reference.norms, strict=True
+    ):
+        shared = sum(min(one[it], other[it]) * other[it] for it in one.keys() & other.keys())
+        cosines.append(shared / math.prod(norms) if math.prod(norms) else 0.0)
     # The official score counts lengths in bigrams.
-    apart = max(1, len(candidate)) - max(1, len(reference))
+    apart = max(1, candidate.length) - max(1, reference.length)
     return float(np.mean(cosines)) * math.exp(-(apart**2) / (2 * CIDER_SIGMA**2))
 
 
