@@ -47,10 +47,10 @@ REFERENCE = {
     "model": (
         "Model",
         """
-        model.coca_config model.coca model.losses.captioning_loss model.class_coca model.lora
-        model.generation.generate model.pretrained model.checkpoint model.openclip.state_dict_io
-        model.heads model.losses.contrastive_loss model.layers.packing model.openclip.openclip
-        model.openclip.openclip_config model.generation.scoring
+        model.coca_config model.coca model.text_decoder model.losses.captioning_loss
+        model.class_coca model.lora model.generation.generate model.pretrained model.checkpoint
+        model.openclip.state_dict_io model.heads model.losses.contrastive_loss model.layers.packing
+        model.openclip.openclip model.openclip.openclip_config model.generation.scoring
         model.generation.generation_config
         """,
     ),

@@ -14,10 +14,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from coca.core.errors import ConfigError
-from coca.model.coca import AttentionalPooler, CoCa, CoCaOutput, Decoded
+from coca.model.coca import AttentionalPooler, CoCa, CoCaOutput
 from coca.model.coca_config import HeadConfig
 from coca.model.layers.packing import lengths_to_last
 from coca.model.layers.transformer import Linear, init_linears_
+from coca.model.text_decoder import Decoded
 
 
 class AttentivePoolingHead(nn.Module):
