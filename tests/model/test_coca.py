@@ -8,9 +8,19 @@ from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
 from coca.model.coca import CoCa
+from coca.model.encoders.vit import ViTConfig
 from coca.model.losses.captioning_loss import captioning_loss
 from coca.model.losses.contrastive_loss import clamp_temperature_, contrastive_loss
-from tiny import CLS, PAD, caption, caption_logits, tiny_config, transformer
+from tiny import (
+    CLS,
+    PAD,
+    caption,
+    caption_logits,
+    seed_weights,
+    tiny_config,
+    tiny_image,
+    transformer,
+)
 
 
 def assert_close(one: Tensor, other: Tensor) -> None:
@@ -163,6 +173,24 @@ def test_the_loss_has_the_parts_that_the_model_computes(
         part = dataclasses.replace(whole, **{left_out: None})
         monkeypatch.setattr(tiny_model, "forward", lambda images, tokens: part)
     assert_close(tiny_model.loss(images, tokens), parts.get(left_out, captioning))
+
+
+class KeptEmbeddings(ViTConfig):
+    @property
+    def keeps_embeddings(self) -> bool:
+        return True
+
+
+def test_the_loss_of_a_model_with_kept_embeddings_is_that_of_captions(
+    images: Tensor, tokens: Tensor
+) -> None:
+    seed_weights()
+    model = CoCa(tiny_config(image=KeptEmbeddings(**tiny_image().model_dump()))).eval()
+    states, targets = model.decode(tokens, model.image_tokens(images)).labelled()
+    wanted = 2 * captioning_loss(states, targets, model.vocabulary_weight)
+    assert_close(model.loss(images, tokens), wanted)
+    with pytest.raises(ConfigError, match="has captions only"):
+        model.encode_image(images)
 
 
 def test_the_loss_of_a_series_of_one_image_is_that_of_the_image(

@@ -153,12 +153,17 @@ class CoCa(nn.Module):
     ) -> CoCaOutput:
         """Compute both embeddings and the states of the captions in one pass, as in figure 2.
 
+        A model that keeps the embeddings of its frozen encoder computes the states only.
+
         Args:
             images: Normalized images; sides in pixels, multiples of the patch size. Or what
                 `ImageEncoder.forward` accepts in their place: series of images, cached features.
             tokens: Captions. On the host, nothing waits for an accelerator.
         """
         encoded = self.encode(images)
+        if self.config.image.keeps_embeddings:
+            decoded = self.decode(tokens, self.pool_tokens(encoded))
+            return CoCaOutput(encoded.tokens, None, None, decoded)
         image_embedding, image_tokens = self.pool(encoded)
 
         packing, device = self.unimodal_decoder.pack(tokens), image_tokens.device
