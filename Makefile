@@ -23,7 +23,7 @@ EXPORT := .venv-export/.installed
 SOLD := .venv-sold/.installed-next-to-dev
 # A plain installation, without torch.
 RUNTIME := .venv-runtime/.installed
-# The libraries that src/coca/integrations adapts to, in an environment of their own.
+# The libraries that src/coca/release/adapters adapts to, in an environment of their own.
 INTEGRATIONS := .venv-integrations/.installed
 
 # Run of `make demo FROM_SCRATCH=1`: trained on the drawings of a vendor, shown on those of another.
@@ -125,9 +125,10 @@ test-clients: $(CLIENTS) ## Run unmodified clients and schemathesis against the 
 	.venv-clients/bin/python -m pytest tests/clients $(UNCLOSED)
 
 test-integrations: $(INTEGRATIONS) ## Run the tests of the adapters with the real libraries, in .venv-integrations
-	.venv-integrations/bin/python -m pytest tests/integrations $(ASYNC) tests/experimental/langchain/test_langchain.py \
+	.venv-integrations/bin/python -m pytest tests/release/adapters $(ASYNC) \
+		tests/data/storage/test_s3.py tests/experimental/langchain/test_langchain.py \
 		tests/workflows/collections/test_image_text_models.py
-	.venv-integrations/bin/python -m pytest tests/house/test_docs.py -k integrations.md $(ASYNC)
+	.venv-integrations/bin/python -m pytest tests/house/test_docs.py -k plugins.md $(ASYNC)
 
 test-experimental: $(DEV) ## Run the tests of coca.experimental; those whose libraries are missing skip
 	$(BIN)/pytest tests/experimental

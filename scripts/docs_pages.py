@@ -11,7 +11,7 @@ from pathlib import Path
 
 import options_page
 
-from coca.demo.run import credits_page, read_table
+from coca.workflows.demo.run import credits_page, read_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -103,7 +103,7 @@ REFERENCE = {
         workflows.collections.image_sources workflows.collections.image_resolver
         workflows.collections.watch workflows.collections.collection_model
         workflows.collections.class_prompts workflows.collections.mining
-        workflows.collections.subset demo.run release.export release.onnx.onnx_export
+        workflows.collections.subset workflows.demo.run release.export release.onnx.onnx_export
         release.onnx.gates release.model_card workflows.training.pretrain_data
         workflows.training.training_run workflows.training.run_evaluation
         workflows.training.init_weights
@@ -117,10 +117,10 @@ REFERENCE = {
         server.errors
         """,
     ),
-    "integrations": (
-        "coca.integrations",
+    "adapters": (
+        "coca.release.adapters",
         """
-        integrations.sentence_transformers
+        release.adapters.sentence_transformers
         """,
     ),
     "core": (

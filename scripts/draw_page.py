@@ -17,7 +17,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 import coca
-from coca.demo.run import write_photos
+from coca.workflows.demo.run import write_photos
 
 QUERY, PORT = "bird", 8765
 WIDTH, HEIGHT = 1280, 800

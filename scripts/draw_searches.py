@@ -2,8 +2,8 @@
 
     python scripts/draw_searches.py
 
-The hits are also in the file as metadata, so that `tests/demo/test_drawn_searches.py` compares them
-with those of the present program.
+The hits are also in the file as metadata, so that `tests/workflows/demo/test_drawn_searches.py`
+compares them with those of the present program.
 """
 
 import argparse
@@ -15,12 +15,12 @@ from tempfile import TemporaryDirectory
 from PIL import Image, ImageDraw, ImageFont
 
 import coca
-from coca.demo.run import write_photos
 from coca.predict.predictor import Predictor
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources import FileSource
 from coca.search.records import Hit
 from coca.workflows.collections.collection_model import open_collection
+from coca.workflows.demo.run import write_photos
 
 QUERIES = ("boat on the water", "food on a plate", "sunset at the sea")
 

@@ -19,7 +19,7 @@ import pytest
 
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
-from coca.weights import shipped
+from coca.model.shipped import shipped
 from documented import COMMANDS, ROOT, Command, name_of
 from tiny_data import image_bytes
 from tiny_datasets import make_tar

@@ -37,7 +37,8 @@ def main() -> None:
     assert find_spec("torch") is None, "torch is installed"
     with TemporaryDirectory() as name:
         folder = Path(name)
-        with ZipFile(Path(package.__file__).parent / "demo" / "photos.zip") as archive:
+        demo = Path(package.__file__).parent / "workflows" / "demo"
+        with ZipFile(demo / "photos.zip") as archive:
             archive.extractall(
                 folder / "photos", [it for it in archive.namelist() if it.endswith(".webp")][:60]
             )

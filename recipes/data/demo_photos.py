@@ -23,7 +23,7 @@ from zipfile import ZipFile, ZipInfo
 from PIL import Image
 
 from coca.core.files.atomic import write_atomic
-from coca.demo.run import ARCHIVE, LICENCE, TABLE, Photo
+from coca.workflows.demo.run import ARCHIVE, LICENCE, TABLE, Photo
 
 ROOT = Path(__file__).parents[2]
 

@@ -20,7 +20,6 @@ from coca.core.registry import Registry
 from coca.data.sample import Sample
 from coca.data.sources.source import SOURCES
 from coca.data.sources.tar.shards import ShardWriter
-from coca.demo.run import read_table
 from coca.model.coca_config import CoCaConfig
 from coca.processing.tokenizer import TOKENIZERS
 from coca.search.stores import open_store
@@ -28,6 +27,7 @@ from coca.tasks import TASKS, TaskConfig
 from coca.train.optim.optimizer import OPTIMIZERS
 from coca.train.optim.schedule import SCHEDULES
 from coca.train.tracker import TRACKERS
+from coca.workflows.demo.run import read_table
 from coca.workflows.evaluation.evaluate import SuiteConfig
 from coca.workflows.training.finetune import FinetuneConfig
 from coca.workflows.training.pretrain import PretrainConfig

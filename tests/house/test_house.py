@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 PACKAGE = ROOT / "src" / "coca"
 WEIGHTS = PACKAGE / "weights"
-PHOTOS = PACKAGE / "demo" / "photos.zip"
+PHOTOS = PACKAGE / "workflows" / "demo" / "photos.zip"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -16,6 +16,7 @@ import coca
 from coca.core.config.execution import Execution
 from coca.core.errors import ConfigError, ModelError
 from coca.model.pretrained import resolve_precision
+from coca.model.shipped import DEFAULT_MODEL, FINGERPRINTS, shipped
 from coca.predict import loading
 from coca.predict.loading import load_to_index
 from coca.predict.onnx_predictor import OnnxPredictor
@@ -24,7 +25,6 @@ from coca.predict.torch_loading import fingerprint, load_coca
 from coca.predict.torch_predictor import TorchPredictor
 from coca.processing.caption_words import WITHHELD, words_of
 from coca.processing.tokenizer import Tokenizer
-from coca.weights import DEFAULT_MODEL, FINGERPRINTS, shipped
 from tiny_data import CAPTIONS, image_bytes
 from tiny_model import write_model
 from tiny_openclip import WEIGHTS, write_open_clip
@@ -91,7 +91,7 @@ def test_the_default_model_captions_with_the_words_of_its_list() -> None:
 def test_shipped_models_load_by_their_name_and_errors_list_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coca.weights.resources.files", lambda _: tmp_path)
+    monkeypatch.setattr("coca.model.shipped.resources.files", lambda _: tmp_path)
     for name in ("tiny", "larger"):
         write_model(tmp_path / "weights" / name)
     (tmp_path / "weights" / "no model").mkdir()
@@ -123,7 +123,7 @@ def test_a_shipped_model_with_a_flipped_bit_is_refused(
 ) -> None:
     path = tmp_path / "weights" / "everyday" / file
     shutil.copytree(shipped()["everyday"], path.parent)
-    monkeypatch.setattr("coca.weights.resources.files", lambda _: tmp_path)
+    monkeypatch.setattr("coca.model.shipped.resources.files", lambda _: tmp_path)
     coca.load("everyday")
     content = bytearray(path.read_bytes())
     assert before in content

@@ -11,13 +11,13 @@ import pytest
 
 import coca
 from coca.core.errors import ModelError
+from coca.model.shipped import FINGERPRINTS, shipped
 from coca.predict.manifest import GRAPHS, PREPROCESS_FILE, is_exported
 from coca.predict.onnx_predictor import OnnxPredictor
 from coca.predict.short_vectors import shorten
 from coca.predict.text_embedder import TextEmbedder
 from coca.predict.torch_loading import load_coca
 from coca.search.predictor import CaptionScorer, Embedder
-from coca.weights import FINGERPRINTS, shipped
 from tiny_data import image_bytes
 
 FILES = [*(f"{graph}.onnx" for graph in GRAPHS), "model.safetensors", "tokenizer.json"]
@@ -92,7 +92,7 @@ def test_a_file_with_a_flipped_bit_is_refused(
 ) -> None:
     path = tmp_path / "weights" / "everyday" / file
     shutil.copytree(shipped()["everyday"], path.parent)
-    monkeypatch.setattr("coca.weights.resources.files", lambda _: tmp_path)
+    monkeypatch.setattr("coca.model.shipped.resources.files", lambda _: tmp_path)
     TextEmbedder("everyday", never)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from coca import weights
 from coca.core.errors import ModelError
+from coca.model.shipped import shipped
 from coca.processing.preprocess import TextSettings, TextTokens
 from coca.processing.tokenizer_file import decode_ids, encode_text, guarded, read_tokenizer
 
-SHIPPED = Path(weights.__file__).parent / "everyday" / "tokenizer.json"
+SHIPPED = shipped()["everyday"] / "tokenizer.json"
 
 
 def split(**pattern: str) -> dict[str, Any]:

@@ -41,7 +41,7 @@ _MODULES = [
         "idx": 0,
         "name": "0",
         "path": "",
-        "type": "coca.integrations.sentence_transformers.CoCaModule",
+        "type": "coca.release.adapters.sentence_transformers.CoCaModule",
     }
 ]
 FORMAT_VERSION = 1

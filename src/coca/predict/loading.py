@@ -19,11 +19,11 @@ from pathlib import Path
 from coca.core.config.execution import DEFAULT, Execution, Precision, check_precision
 from coca.core.errors import ConfigError
 from coca.core.extras import extra_imports
+from coca.model.shipped import DEFAULT_MODEL, is_shipped
 from coca.predict.manifest import is_exported
 from coca.predict.onnx_predictor import open_exported
 from coca.predict.predictor import Predictor
 from coca.predict.short_vectors import shorten
-from coca.weights import DEFAULT_MODEL, is_shipped
 
 
 def load(

@@ -24,7 +24,7 @@ from typing import Any
 
 from coca.core.errors import ModelError
 from coca.core.files.atomic import read_model_json, sha256_file
-from coca.weights import FINGERPRINTS, is_shipped, shipped
+from coca.model.shipped import FINGERPRINTS, is_shipped, shipped
 
 FORMAT_VERSION = 1
 MANIFEST_FILE, PREPROCESS_FILE, TOKENIZER_FILE, TOWER_TOKENIZER_FILE = (

@@ -45,6 +45,7 @@ from coca.model.openclip.openclip_weights import (
 )
 from coca.model.openclip.state_dict_io import read_state
 from coca.model.pretrained import CONFIG_FILE, assemble, build_on_meta, save_model
+from coca.model.shipped import shipped
 from coca.predict import openclip_model
 from coca.predict.hub import Hub, HuggingFace
 from coca.predict.model_kinds import (
@@ -65,7 +66,6 @@ from coca.predict.run_model import model_of_run
 from coca.processing.clip_bpe import VOCABULARY_FILE, installed_vocabulary, read_vocabulary
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
-from coca.weights import shipped
 
 logger = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from coca.model.shipped import shipped
 from coca.predict.manifest import check_shipped
 from coca.predict.onnx_predictor import open_exported
 from coca.predict.predictor import Predictor
 from coca.predict.short_vectors import shorten, shortened
-from coca.weights import shipped
 
 
 class TextEmbedder:

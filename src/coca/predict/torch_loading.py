@@ -24,6 +24,7 @@ from coca.model.pretrained import (
     resolve_precision,
     weights_digest,
 )
+from coca.model.shipped import DEFAULT_MODEL, shipped
 from coca.predict.image_text_predictor import Placement
 from coca.predict.manifest import check_shipped
 from coca.predict.model_kinds import MODELS, SOURCE_FILE, library_of, model_files
@@ -32,7 +33,6 @@ from coca.predict.predictor import Predictor
 from coca.predict.torch_predictor import TorchPredictor, require_coca
 from coca.predict.tower import TowerConfig, TowerPredictor
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE, Processor
-from coca.weights import DEFAULT_MODEL, shipped
 
 logger = logging.getLogger(__name__)
 

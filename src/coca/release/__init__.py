@@ -1,1 +1,1 @@
-"""Release tooling: conversion, export, model cards, and the weights in the package."""
+"""Release tooling: export, ONNX graphs, model cards, and adapters to other libraries."""

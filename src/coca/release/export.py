@@ -35,7 +35,7 @@ CODE_FILE = "coca_classes.py"
 """Module of the folder that `auto_map` names."""
 _CODE = """\"\"\"Classes of this model; they are part of the package coca-captioners.\"\"\"
 
-from coca.integrations.transformers import CoCaConfig, CoCaModel, CoCaProcessor
+from coca.release.adapters.transformers import CoCaConfig, CoCaModel, CoCaProcessor
 
 __all__ = ["CoCaConfig", "CoCaModel", "CoCaProcessor"]
 """

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from coca.demo import run as workflow
+from coca.workflows.demo import run as workflow
 from tiny_cli import Run, RunJson
 
 

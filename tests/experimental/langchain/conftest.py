@@ -1,5 +1,5 @@
 """The model and the images of the tests of adapters."""
 
-from integrations.conftest import folder, images, predictor
+from release.adapters.conftest import folder, images, predictor
 
 __all__ = ["folder", "images", "predictor"]

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from coca.model.shipped import shipped
 from coca.predict.manifest import GRAPHS, MANIFEST_FILE, read_manifest
 from coca.predict.onnx_predictor import open_exported
 from coca.release.onnx.linked_graphs import link_weights
-from coca.weights import shipped
 from tiny_data import image_bytes
 
 pytest.importorskip("onnxscript", reason="needs the extra onnx; run `make test-export`")

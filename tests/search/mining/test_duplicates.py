@@ -26,7 +26,10 @@ BLOCK = "coca.search.mining.duplicates._BLOCK"
 @cache
 def photos() -> list[Picture]:
     """Thirty photos of the demo."""
-    with files("coca.demo").joinpath("photos.zip").open("rb") as file, zipfile.ZipFile(file) as all:
+    with (
+        files("coca.workflows.demo").joinpath("photos.zip").open("rb") as file,
+        zipfile.ZipFile(file) as all,
+    ):
         names = sorted(name for name in all.namelist() if name.endswith(".webp"))[:30]
         return [Image.open(io.BytesIO(all.read(name))).convert("RGB") for name in names]
 

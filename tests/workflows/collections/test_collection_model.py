@@ -9,13 +9,13 @@ import pytest
 from coca.core.errors import ConfigError, ModelError, SearchError
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
+from coca.model.shipped import shipped
 from coca.predict.loading import load
 from coca.predict.text_embedder import TextEmbedder
 from coca.predict.torch_loading import fingerprint
 from coca.search.records import CollectionInfo, Record
 from coca.search.store import Collection
 from coca.search.stores import open_collection
-from coca.weights import shipped
 from coca.workflows.collections.collection_model import (
     lasting_name,
     model_of,

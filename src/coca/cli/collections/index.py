@@ -68,8 +68,8 @@ def index(
     if settings.prune_empty and (watch or not settings.prune):
         raise ConfigError("--yes needs --prune, and excludes --watch")
     where = _where(uri, collection)
+    from coca.model.shipped import FINGERPRINTS
     from coca.search.records import check_same_model
-    from coca.weights import FINGERPRINTS
     from coca.workflows.collections.index import index_images
 
     def choose(info: "CollectionInfo | None") -> "Callable[[], Predictor]":

@@ -9,7 +9,7 @@ import typer
 from coca.cli.console import Console
 from coca.cli.options import defaults
 from coca.core.errors import ConfigError, did_you_mean
-from coca.weights import shipped
+from coca.model.shipped import shipped
 
 
 def info(

@@ -14,7 +14,7 @@ from coca.cli.console import Console
 from coca.cli.options.option_groups import Group
 from coca.core.config.execution import Execution
 from coca.core.errors import ConfigError, ModelError
-from coca.weights import DEFAULT_MODEL
+from coca.model.shipped import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from coca.predict.predictor import Predictor

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from coca.cli.console import Console, shows_progress, to_try
-from coca.weights import DEFAULT_MODEL
+from coca.model.shipped import DEFAULT_MODEL
 
 SHOWN, OWN = Path("runs/demo"), Path("runs/my-images")
 
@@ -47,7 +47,7 @@ def demo(
 
     The same command resumes an interrupted demo.
     """
-    from coca.demo import run as workflow
+    from coca.workflows.demo import run as workflow
 
     folder = folder or (SHOWN if images is None else OWN)
     result = workflow.demo(folder, images=images, model=model, uri=uri, log=console.note)

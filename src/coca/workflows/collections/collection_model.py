@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from coca.core.config.execution import DEFAULT, Execution
 from coca.core.errors import ModelError
+from coca.model.shipped import FINGERPRINTS, is_shipped, shipped
 from coca.predict.loading import load
 from coca.predict.manifest import is_exported
 from coca.predict.predictor import Predictor
@@ -19,7 +20,6 @@ from coca.search.predictor import Embedder
 from coca.search.query.engine import SearchEngine
 from coca.search.records import CollectionInfo
 from coca.search.store import Collection
-from coca.weights import FINGERPRINTS, is_shipped, shipped
 
 E = TypeVar("E", bound=Embedder)
 

@@ -14,6 +14,7 @@ from coca.core.config.frozen_config import non_default
 from coca.core.errors import ConfigError, SearchError
 from coca.core.extras import require_installed
 from coca.data.sample import BadSample, BadSampleLog
+from coca.model.shipped import DEFAULT_MODEL
 from coca.predict.loading import load, load_to_index
 from coca.predict.predictor import Predictor
 from coca.predict.short_vectors import shorten
@@ -27,7 +28,6 @@ from coca.search.ingest.sample_source import UnreadableFile
 from coca.search.ingest.sources import ImageSource
 from coca.search.records import CollectionInfo, check_same_model
 from coca.search.store import DEFAULT_COLLECTION, Collection, default_collection
-from coca.weights import DEFAULT_MODEL
 from coca.workflows.collections.collection_model import (
     fitted,
     lasting_name,

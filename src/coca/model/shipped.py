@@ -1,4 +1,4 @@
-"""Weights of the model in this package."""
+"""The model shipped in this package: its name, fingerprint and folder in `coca/weights`."""
 
 from importlib import resources
 from pathlib import Path

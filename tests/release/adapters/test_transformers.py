@@ -237,7 +237,7 @@ def test_the_folder_keeps_its_fingerprint(folder: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_missing_inputs_are_an_error(folder: Path) -> None:
-    from coca.integrations.transformers import CoCaModel, CoCaProcessor
+    from coca.release.adapters.transformers import CoCaModel, CoCaProcessor
 
     with pytest.raises(ConfigError, match="images, text or both, got neither"):
         CoCaProcessor.from_pretrained(folder)()

@@ -14,6 +14,7 @@ from zipfile import ZipFile
 
 from coca.core.errors import DataError
 from coca.core.files.atomic import atomic_folder, write_atomic
+from coca.model.shipped import DEFAULT_MODEL
 from coca.predict.torch_loading import load_coca
 from coca.predict.torch_predictor import TorchPredictor
 from coca.search.ingest.sources import FileSource
@@ -21,7 +22,6 @@ from coca.search.query.engine import SearchEngine
 from coca.search.records import Hit
 from coca.search.stores import open_store
 from coca.tasks.task import Example, ImageRow
-from coca.weights import DEFAULT_MODEL
 from coca.workflows.collections.collection_model import infos_at, open_collection
 from coca.workflows.collections.index import index_sources
 from coca.workflows.evaluation.report import Section, parameters_shown, render
@@ -97,7 +97,7 @@ def credits_page(photos: Sequence[Photo]) -> str:
 
 
 def _archive() -> ZipFile:
-    return ZipFile(str(resources.files("coca.demo") / ARCHIVE))
+    return ZipFile(str(resources.files("coca.workflows.demo") / ARCHIVE))
 
 
 def _escaped(text: str) -> str:

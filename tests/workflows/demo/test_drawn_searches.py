@@ -11,7 +11,7 @@ from coca.predict.torch_loading import load_coca
 from coca.predict.torch_predictor import TorchPredictor
 from coca.search.records import Hit
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SCRIPT, DRAWING = ROOT / "scripts" / "draw_searches.py", ROOT / "docs" / "search.jpg"
 MARGIN = 0.02
 """Of cosines between processors, and between versions of the image libraries."""

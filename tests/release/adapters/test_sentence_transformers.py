@@ -12,7 +12,7 @@ from tiny_data import CAPTIONS
 
 pytestmark = pytest.mark.integrations
 peer = pytest.importorskip("sentence_transformers", reason="`make test-integrations` installs it")
-ours = pytest.importorskip("coca.integrations.sentence_transformers")
+ours = pytest.importorskip("coca.release.adapters.sentence_transformers")
 
 TEXTS = list(CAPTIONS[:3])
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from coca.core.annotations import read_sidecars
-from coca.demo.run import CREDITS, LICENCE, read_table, write_photos
+from coca.workflows.demo.run import CREDITS, LICENCE, read_table, write_photos
 from demo_photos import LEFT_OUT, choose
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import DataError, ModelError
-from coca.demo import run as workflow
-from coca.demo.run import PHOTO_QUERIES, DemoResult, demo, read_table
 from coca.predict.torch_loading import load_coca
 from coca.search.stores import open_collection, open_store
+from coca.workflows.demo import run as workflow
+from coca.workflows.demo.run import PHOTO_QUERIES, DemoResult, demo, read_table
 from tiny_model import write_model
 
 SOME = read_table()[::10]
