@@ -91,7 +91,7 @@ def write_home(folder: Path) -> Home:
     """Write the home before it is indexed; the photo to add is next to the folder of photos."""
     (folder / "photos").mkdir(parents=True)
     dogs, taken = [], dict.fromkeys((*DOGS, *CARS, *OTHERS), 0)
-    with ZipFile(Path(str(files("coca") / "demo" / "photos.zip"))) as archive:
+    with ZipFile(Path(str(files("coca.workflows") / "demo" / "photos.zip"))) as archive:
         for photo in map(json.loads, archive.read("photos.jsonl").splitlines()):
             name, shows = str(photo["name"]), photo["shows"]
             if taken.get(shows, 2) < 2:

@@ -109,7 +109,9 @@ def main() -> None:
     """Read the arguments and write both files."""
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("source", type=Path, help="zip of photos")
-    options.add_argument("--out", type=Path, default=ROOT / "src" / "coca" / "demo" / ARCHIVE)
+    options.add_argument(
+        "--out", type=Path, default=ROOT / "src" / "coca" / "workflows" / "demo" / ARCHIVE
+    )
     given = options.parse_args()
     write(given.source, given.out)
 

@@ -42,7 +42,7 @@ def _judge() -> CaptionJudge:
 @pytest.fixture(name="photos", scope="module")
 def _photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder, found = tmp_path_factory.mktemp("photos"), {}
-    with ZipFile(Path(str(files("coca") / "demo" / "photos.zip"))) as archive:
+    with ZipFile(Path(str(files("coca.workflows") / "demo" / "photos.zip"))) as archive:
         for text, name in PHOTOS.items():
             (member,) = (it for it in archive.namelist() if name in it)
             found[text] = archive.extract(member, folder)

@@ -66,7 +66,7 @@ def test_options_that_make_no_sense_are_a_wrong_call(
 
 
 def test_an_uncertain_caption_gives_way_unless_all_are_asked_for(run: Run, tmp_path: Path) -> None:
-    with zipfile.ZipFile(Path(coca.__file__).parent / "demo" / "photos.zip") as archive:
+    with zipfile.ZipFile(Path(coca.__file__).parent / "workflows/demo/photos.zip") as archive:
         (member,) = (it for it in archive.namelist() if "17df043d369008f5" in it)
         photo = archive.extract(member, tmp_path)
     shown = run("caption", photo, "-m", "everyday")

@@ -21,7 +21,7 @@ FAMILY = (
     "Anna's birthday cake",
 )
 PHOTOS = 90
-PHOTOS_FILE = Path(coca.__file__).parent / "demo" / "photos.zip"
+PHOTOS_FILE = Path(coca.__file__).parent / "workflows/demo/photos.zip"
 
 
 @pytest.fixture(scope="module")

@@ -365,7 +365,7 @@ def test_a_notebook_indexes_a_folder_and_adds_images(
 @pytest.mark.parametrize("runtime", ["torch", "onnx"])
 def test_an_uncertain_caption_is_not_stored(tmp_path: Path, uri: str, runtime: str) -> None:
     names = {"04546cc5e537d7cd": "a barn", "17df043d369008f5": "a great white shark"}
-    with zipfile.ZipFile(Path(coca.__file__).parent / "demo" / "photos.zip") as archive:
+    with zipfile.ZipFile(Path(coca.__file__).parent / "workflows/demo/photos.zip") as archive:
         for member in archive.namelist():
             if any(name in member for name in names):
                 archive.extract(member, tmp_path / "photos")
