@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import coca
 from coca.predict.predictor import Predictor
+from coca.search.ingest.encoding import Encoder
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources import FileSource
 from coca.search.records import Hit
@@ -36,7 +37,7 @@ def search(model: Predictor, folder: Path, queries: Sequence[str], k: int) -> li
     """Index the photos of the demo in a folder, and search them."""
     write_photos(folder / "photos")
     with open_collection(model, str(folder / "photos.db"), create=True) as collection:
-        ingest([FileSource([folder / "photos"])], model, collection)
+        ingest([FileSource([folder / "photos"])], Encoder(model, collection.info), collection)
         return coca.SearchEngine(model, collection).search_batch(list(queries), limit=k)
 
 

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.reindex import reindex
 from coca.search.ingest.sources import FileSource
 from coca.search.query.engine import SearchEngine
 from coca.search.store import Collection, Store
 from coca.search.stores import open_store
 from store_indexer import Slow
+from tiny_ingest import ingest
 
 pytestmark = [pytest.mark.contract, pytest.mark.slow]
 

@@ -12,7 +12,6 @@ import pytest
 from coca.core.errors import DataError
 from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.photo_metadata import Annotation
-from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources import WHOLE, Entry, FileSource, ImageSource, SourceImage
 from coca.search.records import (
     Record,
@@ -25,6 +24,7 @@ from coca.search.records import (
 from coca.search.search_options import SearchOptions
 from coca.search.store import Collection
 from tiny_data import image_bytes
+from tiny_ingest import ingest
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 
 from coca.core.files.local_files import MAX_IMAGE_BYTES
 from coca.search.ingest.parquet import find_vectors
-from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources import FileSource
 from coca.search.store import Collection
+from tiny_ingest import ingest
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Float32
 
 from coca.search.ingest.migrate import migrate
-from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.reindex import reindex
 from coca.search.ingest.sources import FileSource
 from coca.search.stores import open_collection, open_store
 from store_writer import DIM, direction
+from tiny_ingest import ingest
 
 INDEXED = "indexed"
 

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from coca.core.errors import ArgumentError, SearchError
 from coca.search.edits import edited, undone
 from coca.search.ingest.migrate import migrate
-from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.reindex import reindex
 from coca.search.ingest.sources import FileSource
 from coca.search.query.engine import SearchEngine
@@ -26,6 +25,7 @@ from coca.search.store import Store
 from coca.search.stores import open_collection
 from coca.workflows.collections.caption_export import export_captions
 from store_changes import patch
+from tiny_ingest import ingest
 
 OURS = ("our dog Bella", ("dog", "beach"), ["Anna"])
 BEFORE = ("a photo of one", ("given",), None)

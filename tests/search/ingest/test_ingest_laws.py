@@ -16,11 +16,11 @@ from jaxtyping import Float32
 
 from coca.core.errors import DataError
 from coca.search.ingest.ingest_report import IngestReport
-from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources import FileSource
 from coca.search.records import Record
 from coca.search.stores import open_collection
 from store_changes import patch
+from tiny_ingest import ingest
 
 NAMES = ("a.jpg", "b.jpg", "sub/a.jpg", "sub/c.jpg")
 

@@ -8,9 +8,9 @@ import pytest
 
 from coca.search.ingest import known_records
 from coca.search.ingest.ingest_report import IngestReport
-from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources import FileSource
 from coca.search.store import Collection
+from tiny_ingest import ingest
 
 
 def write(folder: Path, *names: str) -> Path:

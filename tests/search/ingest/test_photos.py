@@ -11,10 +11,10 @@ from PIL import Image
 
 from coca.core.errors import ArgumentError
 from coca.search.filters import has_all_tags, has_any_tag, negate, where
-from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources import FileSource
 from coca.search.records import Record, record_id
 from coca.search.store import Collection
+from tiny_ingest import ingest
 
 Make = Callable[..., Record]
 

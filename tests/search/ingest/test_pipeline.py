@@ -13,11 +13,11 @@ from coca.core.errors import SearchError
 from coca.core.progress import show_progress
 from coca.search.ingest import known_records
 from coca.search.ingest.ingest_report import IngestReport
-from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources import FileSource
 from coca.search.records import FAVOURITE, Origin, Record, content_id, record_id
 from coca.search.store import Collection
 from store_changes import patch
+from tiny_ingest import ingest
 
 Run = Callable[..., IngestReport]
 

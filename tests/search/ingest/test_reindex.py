@@ -11,12 +11,12 @@ from jaxtyping import Float32
 from coca.core.errors import DataError, SearchError
 from coca.core.progress import show_progress
 from coca.search.ingest import reindex as module
-from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.reindex import ReindexReport, reindex
 from coca.search.ingest.sources import FileSource
 from coca.search.records import Record, record_id
 from coca.search.store import Collection, Store
 from store_changes import patch
+from tiny_ingest import ingest
 
 
 class Newer:

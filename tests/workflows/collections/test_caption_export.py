@@ -20,7 +20,6 @@ from coca.core.errors import DataError
 from coca.search.edits import edited
 from coca.search.ingest.exif import clean
 from coca.search.ingest.photo_metadata import read_xmp
-from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources import FileSource, read_annotation
 from coca.search.ingest.xmp_packet import EMPTY_PACKET, replace_properties
 from coca.search.records import FAVOURITE, Origin, Record, content_id, record_id
@@ -30,6 +29,7 @@ from coca.workflows.collections.caption_export import export_captions
 from coca.workflows.collections.image_sources import open_sources, resolve_uri
 from store_indexer import Slow
 from store_writer import DIM, direction
+from tiny_ingest import ingest
 
 PHOTOS = Path(__file__).parents[2] / "search" / "ingest" / "photos"
 EXIFTOOL = shutil.which("exiftool")

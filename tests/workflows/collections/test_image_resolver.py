@@ -15,7 +15,6 @@ from jaxtyping import Float32
 from coca.core.errors import DataError
 from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
-from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.reindex import reindex
 from coca.search.ingest.sources import SourceImage
 from coca.search.stores import open_store
@@ -23,6 +22,7 @@ from coca.workflows.collections.image_resolver import ImageResolver
 from coca.workflows.collections.image_sources import open_sources, resolve_uris
 from range_server import RangeServer
 from tiny_data import image_bytes
+from tiny_ingest import ingest
 
 HAS_AV = importlib.util.find_spec("av") is not None
 FRAME_INTERVAL_S = 0.5

@@ -15,7 +15,6 @@ from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
 from coca.data.sources.source import SourceConfig
 from coca.data.sources.tar.shards import ShardWriter
-from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources import FileSource
 from coca.search.records import Origin
 from coca.search.store import Collection
@@ -25,6 +24,7 @@ from coca.workflows.collections.image_sources import open_sources, resolve_uris
 from coca.workflows.collections.subset import check_out, write_subset
 from store_changes import patch
 from tiny_data import image_bytes
+from tiny_ingest import ingest
 
 
 class StandIn:

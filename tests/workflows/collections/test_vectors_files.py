@@ -13,11 +13,11 @@ from coca.predict.torch_predictor import TorchPredictor
 from coca.search import stores
 from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.parquet import VectorsInfo, write_vectors
-from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sample_source import SampleSource
 from coca.workflows.collections.collection_model import open_collection
 from coca.workflows.collections.index import index_images
 from tiny_data import image_bytes
+from tiny_ingest import ingest
 from tiny_model import write_model
 
 pytest.importorskip("pyarrow")

@@ -25,6 +25,7 @@ from coca.data.sources.tar.shards import ShardsConfig
 from coca.data.storage.storage import Storage, full_path
 from coca.predict.loading import load
 from coca.predict.predictor import Predictor
+from coca.search.ingest.encoding import Encoder
 from coca.search.ingest.ingest_report import BadImage
 from coca.search.ingest.parquet import VectorsInfo, find_vectors, read_info, write_vectors
 from coca.search.ingest.pipeline import ingest
@@ -122,7 +123,8 @@ def _embed(
         TemporaryDirectory() as scratch,
         open_collection(predictor, f"{scratch}/vectors.db", create=True) as collection,
     ):
-        report = ingest([SampleSource(source)], predictor, collection, captions=captions)
+        encoder = Encoder(predictor, collection.info, captions=captions)
+        report = ingest([SampleSource(source)], encoder, collection)
         records = [record for page in collection.pages() for record in page]
     about = VectorsInfo(
         fingerprint=predictor.fingerprint,

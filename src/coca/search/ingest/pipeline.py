@@ -8,7 +8,7 @@ repeated.
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,6 @@ from coca.search.ingest.merging import Encoded, completed, is_captioned, merged
 from coca.search.ingest.parquet import read_info, read_vectors
 from coca.search.ingest.photo_metadata import Annotation
 from coca.search.ingest.sources import FileSource, ImageSource
-from coca.search.predictor import Embedder
 from coca.search.records import Record, batches, check_same_model
 from coca.search.store import Collection
 
@@ -35,12 +34,9 @@ _WRITE_ROWS = 1_000
 
 def ingest(
     sources: Sequence[ImageSource],
-    embedder: Embedder | Callable[[], Embedder],
+    encoder: Encoder,
     collection: Collection,
     *,
-    captions: bool = False,
-    certainty: float = 0.0,
-    captioner: Captioner | None = None,
     text_reader: Captioner | None = None,
     prune: bool = False,
     prune_empty: bool = False,
@@ -54,20 +50,14 @@ def ingest(
 
     Args:
         sources: Sources of images.
-        embedder: Model of the vectors, or a function that loads it, called at the first new image.
+        encoder: Computes vectors and captions; its model is loaded at the first new image.
         collection: Collection of that model's vectors.
-        captions: Generate captions for images that have none.
-        certainty: Least certainty of the captions that the embedder generates, 0 to 1.
-        captioner: Model that generates them; default: the embedder, if it has a decoder.
         text_reader: Reads the text inside images.
         prune: Delete the records of files that no longer exist.
         prune_empty: With `prune`, also in folders that may be those of unmounted drives.
         bad_log: Log of unreadable images.
         batch_size: Images per batch.
     """
-    encoder = Encoder(
-        embedder, collection.info, captions=captions, certainty=certainty, captioner=captioner
-    )
     known = KnownRecords(sources, collection)
     files = [one for one in sources if isinstance(one, FileSource) and not one.saw_deletion]
     for top in (top for source in files for top in source.missing):

@@ -20,7 +20,7 @@ from coca.predict.predictor import Predictor
 from coca.predict.short_vectors import shorten
 from coca.processing.text_reader import TextReader
 from coca.search import stores
-from coca.search.ingest.encoding import Captioner
+from coca.search.ingest.encoding import Captioner, Encoder
 from coca.search.ingest.ingest_report import BadLog, IngestReport
 from coca.search.ingest.parquet import read_info
 from coca.search.ingest.pipeline import ingest, ingest_vectors
@@ -230,14 +230,18 @@ def _index_into(
     settings: IndexSettings,
     sources: Sequence[ImageSource],
 ) -> IndexResult:
+    encoder = Encoder(
+        load,
+        collection.info,
+        captions=settings.captions,
+        certainty=settings.certainty,
+        captioner=writer,
+    )
     with counted_on_ctrl_c(collection):
         report = ingest(
             sources,
-            load,
+            encoder,
             collection,
-            captions=settings.captions,
-            certainty=settings.certainty,
-            captioner=writer,
             text_reader=(lambda images: _text_reader()(images)) if settings.ocr else None,
             prune=settings.prune,
             prune_empty=settings.prune_empty,
