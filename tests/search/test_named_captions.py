@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from coca.search.named_captions import named_caption
-from coca.search.records import Origin, Record
+from coca.search.records import PEOPLE, PLACE, Origin, Record, metadata_texts
 
 EXAMPLES: list[tuple[str, list[str], str]] = [
     # As many names as people that the caption begins with.
@@ -34,11 +34,16 @@ EXAMPLES: list[tuple[str, list[str], str]] = [
 ]  # fmt: skip
 
 
+def named(caption: str, metadata: dict[str, Any]) -> str:
+    people, places = metadata_texts(metadata, PEOPLE), metadata_texts(metadata, *PLACE)
+    return named_caption(caption, people, places)
+
+
 @pytest.mark.parametrize(("caption", "people", "expected"), EXAMPLES)
 def test_names_take_the_place_of_people_or_precede_the_caption(
     caption: str, people: list[str], expected: str
 ) -> None:
-    assert named_caption(caption, {"people": people}) == expected
+    assert named(caption, {"people": people}) == expected
 
 
 @pytest.mark.parametrize(
@@ -52,19 +57,19 @@ def test_names_take_the_place_of_people_or_precede_the_caption(
     ],
 )
 def test_a_place_ends_the_caption(metadata: dict[str, Any], expected: str) -> None:
-    assert named_caption("a dog on a street.", metadata) == expected
+    assert named("a dog on a street.", metadata) == expected
 
 
 @pytest.mark.parametrize("value", [None, 3, {"Anna": 1}, [], ["", " "], [4, None]])
 def test_metadata_of_other_types_are_ignored(value: Any) -> None:
-    assert named_caption("a boy climbing.", {"people": value, "city": value}) == "a boy climbing."
+    assert named("a boy climbing.", {"people": value, "city": value}) == "a boy climbing."
 
 
 def test_nothing_is_invented_and_no_name_is_lost() -> None:
     captions = [caption for caption, _, _ in EXAMPLES]
     names = ["Zoë", "Ole Ø", "O'Neil", "Yu"]
     for caption, count in product(captions, range(1, 5)):
-        shown = named_caption(caption, {"people": names[:count], "city": "Bonn"})
+        shown = named(caption, {"people": names[:count], "city": "Bonn"})
         assert shown.endswith(", Bonn.")
         rest = shown
         for name in names[:count]:

@@ -8,8 +8,7 @@ Else they precede a caption of people with a colon. A caption without people get
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 _ONE = (
     "adult|athlete|baby|biker|boy|child|climber|cyclist|girl|guy|hiker|kid|lady|man|person|player|"
@@ -44,18 +43,19 @@ _MOST_NAMES = 4
 """More names are cut to the first three and a count."""
 
 
-def named_caption(caption: str, metadata: Mapping[str, Any]) -> str:
-    """Complete a generated caption by the people and the place of its record.
+def named_caption(caption: str, people: Sequence[str], places: Sequence[str]) -> str:
+    """Complete a generated caption with the people and the place of its record.
 
     Args:
         caption: As the model wrote it.
-        metadata: `people`, a list of names; `city` or `country`. Values of other types are ignored.
+        people: Names of people.
+        places: City, then country; the first one is added.
     """
     if not caption:
         return caption
-    names = _texts(metadata.get("people"))
+    names = _lines(people)
     text = _with_names(caption, names) if names and _PEOPLE.search(caption) else caption
-    place = next(iter(_texts(metadata.get("city")) or _texts(metadata.get("country"))), "")
+    place = next(iter(_lines(places)), "")
     if not place or re.search(rf"\b{re.escape(place)}\b", caption, re.IGNORECASE):
         return text
     end = "." if text.endswith(".") else ""
@@ -85,8 +85,6 @@ def _joined(names: Sequence[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def _texts(value: Any) -> list[str]:
-    """Return the texts of a value that is a text or a list, without repetitions."""
-    values = [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []
-    texts = (" ".join(one.split()) for one in values if isinstance(one, str))
-    return list(dict.fromkeys(filter(None, texts)))
+def _lines(texts: Sequence[str]) -> list[str]:
+    """Return each text once, on one line, without empty texts."""
+    return list(dict.fromkeys(filter(None, (" ".join(text.split()) for text in texts))))

@@ -40,6 +40,7 @@ READ_METADATA, READ_TEXT, READ_PLACE = 1, 2, 4
 the place of a photo."""
 LATITUDE, LONGITUDE, UTC_OFFSET = "latitude", "longitude", "utc_offset"
 OCR_TEXT, RAW_FILE = "ocr_text", "raw_file"
+PEOPLE, PLACE, CAPTIONS = "people", ("city", "country"), "captions"
 """Keys of the metadata, see `coca.search.ingest.photo_metadata`."""
 
 MAX_BYTES = {
@@ -129,7 +130,8 @@ class Record:
     def shown_caption(self) -> str:
         """The caption as hits have it: a generated one is completed by names and place."""
         if self.caption_source == "model":
-            return named_caption(self.caption, self.metadata)
+            people = metadata_texts(self.metadata, PEOPLE)
+            return named_caption(self.caption, people, metadata_texts(self.metadata, *PLACE))
         return self.caption
 
     @property
@@ -288,6 +290,18 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
+
+
+def metadata_texts(metadata: Mapping[str, Any], *keys: str) -> list[str]:
+    """Return the texts under keys of metadata, where one text counts as a list of one.
+
+    Empty texts and values of other types are left out.
+    """
+    texts: list[str] = []
+    for value in map(metadata.get, keys):
+        listed = value if isinstance(value, list | tuple) else [value]
+        texts += [text for text in listed if text and isinstance(text, str)]
+    return texts
 
 
 def text_inside(metadata: Mapping[str, Any]) -> str:

@@ -21,9 +21,18 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
-from typing import Any
 
-from coca.search.records import OCR_TEXT, RAW_FILE, Hit, Record, text_inside
+from coca.search.records import (
+    CAPTIONS,
+    OCR_TEXT,
+    PEOPLE,
+    PLACE,
+    RAW_FILE,
+    Hit,
+    Record,
+    metadata_texts,
+    text_inside,
+)
 from coca.search.search_options import CaptionChoice
 
 STOP_WORDS = (
@@ -85,7 +94,7 @@ _GERMAN = "de:"
 _PARTS = re.compile(r"[A-Z]?[a-z]{2,}|[A-Z]{3,}(?![a-z])|\d{3,}")
 """Parts of names such as `DSC01234` and `SunsetBeach`; shorter ones are those of hashes."""
 _FRAME = re.compile(r"#t=[\d.]+$")
-_NOT_OTHER = frozenset(f"title captions people city country lens {OCR_TEXT} {RAW_FILE}".split())
+_NOT_OTHER = frozenset(("title", CAPTIONS, PEOPLE, *PLACE, "lens", OCR_TEXT, RAW_FILE))
 """Keys of the metadata that are not in the field `metadata`: texts of other fields, and numbers."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _STOP = frozenset(STOP_WORDS.split())
@@ -248,16 +257,16 @@ def texts_of(record: Record | Hit) -> dict[str, str]:
     caption = GENERATED if record.caption_source == "model" else "caption"
     fields: dict[str, list[str]] = {name: [] for name in FIELDS}
     fields[caption] += [record.caption]
-    fields["caption"] += [*_strings(metadata.get("title")), *_strings(metadata.get("captions"))]
+    fields["caption"] += metadata_texts(metadata, "title", CAPTIONS)
     fields["tags"] += record.tags
-    fields["people"] += _strings(metadata.get("people"))
-    fields["place"] += [*_strings(metadata.get("city")), *_strings(metadata.get("country"))]
+    fields["people"] += metadata_texts(metadata, PEOPLE)
+    fields["place"] += metadata_texts(metadata, *PLACE)
     fields["album"] += [_with_parts(_folder_name(record.album))]
     fields["name"] += [_with_parts(_file_name(record.path))]
-    others = [_strings(value) for key, value in metadata.items() if key not in _NOT_OTHER]
-    fields["metadata"] += [text for texts in others for text in texts if "://" not in text]
+    others = [key for key in metadata if key not in _NOT_OTHER]
+    fields["metadata"] += [it for it in metadata_texts(metadata, *others) if "://" not in it]
     fields[TEXT] += [text_inside(metadata)]
-    people = _strings(metadata.get("people"))
+    people = fields["people"]
     fields[NAMED] += [*people, *(word for person in people for word in person.split())]
     fields[NAMED] += [*fields["place"], *_album_names(_folder_name(record.album))]
     fields[NAMED] += _year(record)
@@ -396,12 +405,6 @@ def _word_finder() -> Callable[[str], list[str]]:
 
     find: Callable[[str], list[str]] = regex.compile(_WORD, regex.WORD | regex.DOTALL).findall
     return find
-
-
-def _strings(value: Any) -> list[str]:
-    """Return a text, or the texts of a list; none of any other value."""
-    values = value if isinstance(value, list | tuple) else [value]
-    return [one for one in values if isinstance(one, str)]
 
 
 def _folder_name(album: str) -> str:

@@ -97,6 +97,15 @@ def test_exiftool_reads_what_is_written(collection: Collection, tmp_path: Path) 
     assert [sources[str(path)] for path in paths] == ["given", "given", "model", ""]
 
 
+def test_a_single_name_is_exported(collection: Collection, tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    collection.upsert([record(path, metadata={"people": "Zoë"})])
+    export_captions(collection)
+    assert read_annotation(path).metadata == {"people": ["Zoë"]}
+    export_captions(collection, tmp_path / "out.jsonl")
+    assert json.loads((tmp_path / "out.jsonl").read_text())["people"] == ["Zoë"]
+
+
 def test_a_sidecar_of_another_program_keeps_its_other_fields(
     collection: Collection, tmp_path: Path
 ) -> None:

@@ -1,6 +1,6 @@
 """Why a hit of a typed query is here, in a few words: a label, its caption, or its looks."""
 
-from coca.search.records import Hit
+from coca.search.records import PEOPLE, PLACE, Hit, metadata_texts
 from coca.search.words import (
     NAMED,
     TAGGED,
@@ -63,10 +63,8 @@ def _kind(hit: Hit, field: str, label: str) -> str:
     """Name the kind of a label of a hit."""
     if field == TAGGED:
         return "tag"
-    kinds = (("person", ("people",)), ("place", ("city", "country")))
-    for kind, names in kinds:
-        values = [hit.metadata.get(name) for name in names]
-        listed = [it for value in values for it in (value if isinstance(value, list) else [value])]
-        if any(isinstance(it, str) and label in (it, *it.split()) for it in listed):
+    for kind, keys in (("person", (PEOPLE,)), ("place", PLACE)):
+        texts = metadata_texts(hit.metadata, *keys)
+        if any(label in (text, *text.split()) for text in texts):
             return kind
     return "year" if label.isdigit() else "album"

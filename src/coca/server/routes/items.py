@@ -23,6 +23,7 @@ from coca.search.filters import where
 from coca.search.ingest.photo_metadata import PHOTO_FIELDS, Annotation, reads_of_files, with_place
 from coca.search.query.videos import frames_of
 from coca.search.records import (
+    CAPTIONS,
     CONTENT,
     FAVOURITE,
     OCR_TEXT,
@@ -33,6 +34,7 @@ from coca.search.records import (
     Origin,
     Record,
     content_id,
+    metadata_texts,
     record_id,
     storage_error,
 )
@@ -208,8 +210,7 @@ def name_of(tenant: Tenant, record: Record | FoundHit) -> str:
 
 def _captions(caption: str, metadata: Mapping[str, Any]) -> list[str]:
     """List all captions: several given ones are in the metadata."""
-    given = metadata.get("captions")
-    several = [one for one in given if isinstance(one, str)] if isinstance(given, list) else []
+    several = metadata_texts(metadata, CAPTIONS)
     return list(dict.fromkeys([*([caption] if caption else []), *several]))
 
 

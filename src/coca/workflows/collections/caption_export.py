@@ -15,12 +15,20 @@ from coca.core.progress import progress_bar
 from coca.search.ingest.exif import clean
 from coca.search.ingest.photo_metadata import MAX_XMP_BYTES, Xmp
 from coca.search.ingest.xmp_packet import EMPTY_PACKET, replace_properties
-from coca.search.records import CAPTION, CAPTION_SOURCE, FAVOURITE, MAX_BYTES, TAGS, Record
+from coca.search.records import (
+    CAPTION,
+    CAPTION_SOURCE,
+    FAVOURITE,
+    MAX_BYTES,
+    PEOPLE,
+    TAGS,
+    Record,
+    metadata_texts,
+)
 from coca.search.store import Collection
 from coca.workflows.collections.image_resolver import is_within
 
-_PEOPLE = "people"
-_COLUMNS = ("image", CAPTION, CAPTION_SOURCE, TAGS, _PEOPLE)
+_COLUMNS = ("image", CAPTION, CAPTION_SOURCE, TAGS, PEOPLE)
 _PERSONS = "Iptc4xmpExt:PersonInImage"
 
 
@@ -67,7 +75,7 @@ def export_captions(
         rows = [_row(record, generated) for record in _records(collection)]
         columns = {name: [row[at] for row in rows] for at, name in enumerate(_COLUMNS)}
         if out.suffix.lower() == ".csv":
-            columns |= {name: list(map(",".join, columns[name])) for name in (TAGS, _PEOPLE)}
+            columns |= {name: list(map(",".join, columns[name])) for name in (TAGS, PEOPLE)}
         if not dry_run:
             write_table(out, columns)
         report.written.append(str(out))
@@ -116,12 +124,7 @@ def _caption(record: Record, generated: bool) -> str:
 def _row(record: Record, generated: bool) -> tuple[Any, ...]:
     caption = _caption(record, generated)
     source = record.caption_source if caption else ""
-    return record.path, caption, source, list(record.tags), _people(record)
-
-
-def _people(record: Record) -> list[str]:
-    names = record.metadata.get(_PEOPLE)
-    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    return record.path, caption, source, list(record.tags), metadata_texts(record.metadata, PEOPLE)
 
 
 def _written(packet: bytes, record: Record, generated: bool) -> bytes:
@@ -130,10 +133,11 @@ def _written(packet: bytes, record: Record, generated: bool) -> bytes:
     most = MAX_BYTES[CAPTION]
     caption = clean(_caption(record, generated), most)
     tags = (clean(tag) for tag in record.tags if tag != FAVOURITE)
+    people = [clean(name) for name in metadata_texts(record.metadata, PEOPLE)]
     values: dict[str, tuple[str, list[str], list[str]]] = {
         "dc:description": (CAPTION, [caption], [xmp.text("dc:description", most=most)]),
         "dc:subject": (TAGS, [*tags], xmp.texts("dc:subject")),
-        _PERSONS: (f"metadata.{_PEOPLE}", [*map(clean, _people(record))], xmp.texts(_PERSONS)),
+        _PERSONS: (f"metadata.{PEOPLE}", people, xmp.texts(_PERSONS)),
     }
     new = {
         name: [text for text in texts if text]
