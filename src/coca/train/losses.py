@@ -139,20 +139,6 @@ def _sigmoid(embedded: Embedded, config: LossConfig) -> ContrastiveOutput:
     return sigmoid_loss(images, texts, scale, bias, block_rows=config.contrastive_rows)
 
 
-def require_bias(contrastive: str, model: CoCa) -> None:
-    """Raise a `ConfigError` unless the model has a bias exactly if the loss uses one."""
-    if contrastive == "sigmoid" and model.logit_bias is None:
-        raise ConfigError(
-            "contrastive is sigmoid, which needs a model with a bias; set its initial_bias, for "
-            "instance to -10, or contrastive to softmax"
-        )
-    if contrastive == "softmax" and model.logit_bias is not None:
-        raise ConfigError(
-            "contrastive is softmax, which no bias can change, but the model has one; set its "
-            "initial_bias to null or contrastive to sigmoid"
-        )
-
-
 class AuxiliaryLoss(ABC):
     """A loss of the outputs of a model, added to the others with its weight.
 

@@ -27,7 +27,6 @@ from coca.train.losses import (
     LossConfig,
     Losses,
     add_losses,
-    require_bias,
 )
 
 ModelT_contra = TypeVar("ModelT_contra", bound=nn.Module, contravariant=True)
@@ -180,8 +179,18 @@ class CoCaObjective:
         return Losses(total, parts)
 
     def _require_fit(self, model: CoCa, batch: Batch) -> None:
-        if self.config.contrastive_weight > 0:
-            require_bias(self.config.contrastive, model)
+        """Check that the model has a bias if and only if the loss uses one; and data with classes."""
+        loss = self.config.contrastive if self.config.contrastive_weight > 0 else None
+        if loss == "sigmoid" and model.logit_bias is None:
+            raise ConfigError(
+                "contrastive is sigmoid, which needs a model with a bias; set its initial_bias, "
+                "for instance to -10, or contrastive to softmax"
+            )
+        if loss == "softmax" and model.logit_bias is not None:
+            raise ConfigError(
+                "contrastive is softmax, which no bias can change, but the model has one; set its "
+                "initial_bias to null or contrastive to sigmoid"
+            )
         if self.config.classification_weight > 0 and batch.class_targets is None:
             raise ConfigError(
                 "classification_weight is above 0, but the data carry no classes; set it to 0"

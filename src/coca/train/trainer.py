@@ -164,11 +164,6 @@ class StopRequest:
     signal: int = 0
     """Number of the received signal; 0 before."""
 
-    @property
-    def requested(self) -> bool:
-        """Whether a signal was received."""
-        return self.signal != 0
-
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
@@ -437,13 +432,13 @@ class Trainer(Generic[ModelT]):
         while True:
             batch = None
             # A finished run must not read a batch, which would start a worker.
-            if self._steps_left and not stop.requested and self._error is None:
+            if self._steps_left and not stop.signal and self._error is None:
                 try:
                     batches = batches or iter(self.loader)
                     batch = next(batches)
                 except DataError as error:
                     # Schedulers send SIGTERM to all processes of a job, and workers end at once.
-                    if not stop.requested or error.reason != "worker_killed":
+                    if not stop.signal or error.reason != "worker_killed":
                         self._error = error
             has_error = self._error is not None or self._checkpoints.failed
             agreed, any_error = self.world.all_reduce_max([stop.signal, int(has_error)])

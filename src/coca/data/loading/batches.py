@@ -121,7 +121,9 @@ class BatchDataset(Dataset[Batch | Failure]):
         seeds = mix(self._mixture.seed, _VISIT, indices).tolist()
         sources, epochs, rows = (part.tolist() for part in self._mixture.draw(indices))
         found = self._read(sources, rows)
-        augment = self._augment_at(start - self._offset)
+        # By the first sample of the global batch, since all images of a batch have one size.
+        first = start - self._offset
+        augment = next((it.augment for it in self._stages if first < it.until), self._augment)
         bad: list[BadSample] = []
         examples: list[_Example] = []
         for index, source, row, seed, epoch, result in zip(
@@ -151,13 +153,6 @@ class BatchDataset(Dataset[Batch | Failure]):
         if all(config.keyword_captioning for config in self._configs):
             return None
         return torch.tensor([example.text.is_captioned for example in examples])
-
-    def _augment_at(self, batch_start: int) -> Augmentation | None:
-        """Select the augmentation of a batch by its first sample; all images have one size."""
-        for stage in self._stages:
-            if batch_start < stage.until:
-                return stage.augment
-        return self._augment
 
     def _read(self, sources: list[int], rows: list[int]) -> list[Sample | DataError]:
         """Read the samples of a batch with one bulk read for each source."""

@@ -44,20 +44,14 @@ class OpenFiles:
 
     def read(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Read byte ranges of a file, each a half-open interval [start, end)."""
-        with self._used(path) as descriptor:
-            size = os.fstat(descriptor).st_size
+        file = self._take(path)
+        try:
+            size = os.fstat(file.descriptor).st_size
             for start, end in ranges:
                 # Before memory is allocated.
                 if not 0 <= start <= end <= size:
                     raise EOFError(f"bytes {start:,} to {end:,} are asked for, and it has {size:,}")
-            return [_read(descriptor, start, end) for start, end in ranges]
-
-    @contextmanager
-    def _used(self, path: str) -> Iterator[int]:
-        """Yield the descriptor of a file, which stays open during the body."""
-        file = self._take(path)
-        try:
-            yield file.descriptor
+            return [_read(file.descriptor, start, end) for start, end in ranges]
         finally:
             with self._lock:
                 file.readers -= 1

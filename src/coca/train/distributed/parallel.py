@@ -147,8 +147,8 @@ class ParallelModel(Generic[ModelT]):
     def gradients(self) -> Iterator[tuple[str, Tensor]]:
         """Yield this rank's shard of each gradient, with the parameter name."""
         for name, parameter in self.model.named_parameters():
-            if parameter.grad is not None:
-                yield name, _local(parameter.grad)
+            if (whole := parameter.grad) is not None:
+                yield name, whole.to_local() if isinstance(whole, DTensor) else whole
 
     def gradient_norm(self) -> Tensor:
         """Compute the global gradient norm, equal on every rank."""
@@ -250,7 +250,3 @@ def _shard(module: nn.Module, mesh: DeviceMesh, *, bf16: bool, reshard_after_for
                 normed = any(isinstance(it, _NormBase) for it in element.modules())
                 shard(element, mp_policy=plain if normed else block)
     fully_shard(module, mesh=mesh, ignored_params=set(_scalars(module)))
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
