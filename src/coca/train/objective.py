@@ -179,7 +179,7 @@ class CoCaObjective:
         return Losses(total, parts)
 
     def _require_fit(self, model: CoCa, batch: Batch) -> None:
-        """Check that the model has a bias if and only if the loss uses one; and data with classes."""
+        """Raise a `ConfigError` if the model's bias or the data do not fit the losses."""
         loss = self.config.contrastive if self.config.contrastive_weight > 0 else None
         if loss == "sigmoid" and model.logit_bias is None:
             raise ConfigError(
