@@ -67,7 +67,9 @@ def index(
         raise ConfigError(f"--captions-from {settings.captions_from} excludes --no-captions")
     if settings.prune_empty and (watch or not settings.prune):
         raise ConfigError("--yes needs --prune, and excludes --watch")
-    where = _where(uri, collection)
+    # Options with which `coca search` opens the same collection.
+    where = ["--uri", uri] if uri else []
+    where += [] if collection is None else ["--collection", collection]
     from coca.model.shipped import FINGERPRINTS
     from coca.search.records import check_same_model
     from coca.workflows.collections.index import index_images
@@ -149,9 +151,3 @@ def _report(
             ],
         }
     )
-
-
-def _where(uri: str | None, collection: str | None) -> list[str]:
-    """Return the options with which `coca search` opens the same collection."""
-    named = ["--uri", uri] if uri else []
-    return named if collection is None else [*named, "--collection", collection]

@@ -180,8 +180,8 @@ def linear(
     copy: _PackedWeight | None = getattr(weight, _ATTRIBUTE, None)
     if copy is None:
         return F.linear(inputs, weight, bias)
-    if not copy.is_current(weight):
-        _drop(weight)
+    if weight._version != copy.version or weight.data_ptr() != copy.plain.data_ptr():
+        _drop(weight)  # The weight changed after it was copied.
         return F.linear(inputs, weight, bias)
     if not copy.accepts(inputs):
         return F.linear(inputs, weight, bias)
@@ -222,9 +222,6 @@ class _PackedWeight:
     version: int
     plain: Tensor
     """Shares the weight's memory, so that no other tensor can get its address."""
-
-    def is_current(self, weight: Tensor) -> bool:
-        return weight._version == self.version and weight.data_ptr() == self.plain.data_ptr()
 
     def accepts(self, inputs: Tensor) -> bool:
         return (

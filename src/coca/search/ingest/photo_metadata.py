@@ -225,7 +225,8 @@ def read_header(image: bytes) -> Header:
             if is_raw(image[:HEAD_BYTES]):
                 # The preview has an Exif of its own, or nothing but its orientation.
                 exif = Exif(raw_tags(image)) or exif
-            iptc, xmp = _iptc_of(shown), _xmp_of(shown, exif)
+            iptc, packet = _iptc_of(shown), shown.info.get("xmp", exif.value(_XMP_TAG))
+            xmp = (Xmp.parse(packet) if isinstance(packet, bytes) else None) or Xmp()
     except Exception:
         # On damaged files Pillow's readers raise nearly anything.
         return Header()
@@ -369,11 +370,6 @@ class Xmp:
                 continue
             return moment.replace(tzinfo=None), moment.tzinfo
         return None
-
-
-def _xmp_of(image: Image.Image, exif: Exif) -> Xmp:
-    packet = image.info.get("xmp", exif.value(_XMP_TAG))
-    return (Xmp.parse(packet) if isinstance(packet, bytes) else None) or Xmp()
 
 
 def _property(element: ElementTree.Element, name: str) -> str:
