@@ -33,12 +33,8 @@ def first_relevant_rank(
     return 1 + ((similarity > best) | (earlier & (similarity == best))).sum(axis=1)
 
 
-def chance_recall(
-    relevant: Bool[ndarray, "Q K"], k: int, *, left_out: Bool[ndarray, "Q K"] | None = None
-) -> float:
+def chance_recall(relevant: Bool[ndarray, "Q K"], k: int) -> float:
     """Compute the expected recall at `k` of a random ranking, 0 to 1.
-
-    Items `left_out` are not ranked for their query; none of them may be relevant.
 
     Raises:
         ValueError: There is no query, or `k` is below 1.
@@ -46,10 +42,9 @@ def chance_recall(
     queries, items = relevant.shape
     if k < 1 or not queries:
         raise ValueError(f"k is {k} of {queries} queries; both must be at least 1")
-    ranked = np.full(queries, items) if left_out is None else items - left_out.sum(axis=1)
+    rankings = comb(items, min(k, items))
     missed = [
-        comb(n - count, min(k, n)) / comb(n, min(k, n))
-        for n, count in zip(ranked.tolist(), relevant.sum(axis=1).tolist(), strict=True)
+        comb(items - count, min(k, items)) / rankings for count in relevant.sum(axis=1).tolist()
     ]
     return 1 - sum(missed) / queries
 

@@ -305,12 +305,11 @@ def read_frames(
     *,
     frame_interval_s: float,
     shorter_px: int | None = None,
-    limits: VideoLimits = DEFAULT_LIMITS,
 ) -> Iterator[Frame]:
     """Yield the first frame of every interval of `frame_interval_s` seconds, decoded lazily."""
     if not frame_interval_s > 0:
         raise ConfigError(f"frame_interval_s must be above 0 seconds, got {frame_interval_s}")
-    with VideoFile(source, limits) as video:
+    with VideoFile(source, DEFAULT_LIMITS) as video:
         index, seconds = 0, video.seconds
         while index < len(seconds):
             yield video.frame(index, shorter_px)
@@ -323,11 +322,10 @@ def clip_frames(
     count: int,
     *,
     shorter_px: int | None = None,
-    limits: VideoLimits = DEFAULT_LIMITS,
 ) -> list[UInt8[ndarray, "H W 3"] | Path]:
     """Sample `count` evenly spaced images: pixels of a video, or files of a frame folder."""
     if isinstance(source, bytes) or not Path(source).is_dir():
-        frames = sample_frames(source, count, shorter_px=shorter_px, limits=limits)
+        frames = sample_frames(source, count, shorter_px=shorter_px)
         return [frame.pixels for frame in frames]
     files = frame_files(source)
     return [files[index] for index in spread(len(files), count)]

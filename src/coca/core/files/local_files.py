@@ -185,12 +185,6 @@ def read_file(path: str, etag: str = "") -> bytes:
         ) from error
 
 
-def check_within(path: str | Path, folders: Sequence[str | Path]) -> None:
-    """Check that a file is inside one of some folders after all links in its path are resolved."""
-    if folders and not any(Path(os.path.realpath(path)).is_relative_to(one) for one in folders):
-        raise DataError(f"{path} is a link to a file outside its folder", reason="unreadable")
-
-
 def _check(status: os.stat_result, path: str | Path) -> None:
     kind = stat.S_IFMT(status.st_mode)
     if kind == stat.S_IFDIR:

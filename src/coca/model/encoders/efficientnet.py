@@ -264,7 +264,7 @@ def _norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=BN_EPS)
 
 
-def _rounded(channels: float, divisor: int = 8) -> int:
+def _rounded(channels: float) -> int:
     """Round to a multiple of 8, and not down by more than a tenth."""
-    near = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return near + divisor if near < 0.9 * channels else near
+    near = max(8, int(channels + 4) // 8 * 8)
+    return near + 8 if near < 0.9 * channels else near

@@ -96,12 +96,7 @@ def ingest(
     return writer.report
 
 
-def ingest_vectors(
-    files: Sequence[str | Path],
-    collection: Collection,
-    *,
-    batch_size: int = _WRITE_ROWS,
-) -> IngestReport:
+def ingest_vectors(files: Sequence[str | Path], collection: Collection) -> IngestReport:
     """Index records that were embedded elsewhere; no model is needed.
 
     Existing records with the same etag are unchanged, unless they lack a caption.
@@ -111,7 +106,7 @@ def ingest_vectors(
         check_same_model(collection.info, fingerprint=info.fingerprint, embed_dim=info.embed_dim)
     report = IngestReport()
     with progress_bar("index vectors", sum(info.images for info in infos)) as bar:
-        for batch in batches((one for file in files for one in read_vectors(file)), batch_size):
+        for batch in batches((one for file in files for one in read_vectors(file)), _WRITE_ROWS):
             given = {record.id: record for record in batch}
             there = set[str]()
 

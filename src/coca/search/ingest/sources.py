@@ -16,7 +16,6 @@ from coca.core.errors import DataError
 from coca.core.files.formats import HEIF_SUFFIXES, PHOTO_SUFFIXES, RAW_SUFFIXES, has_heif, has_raw
 from coca.core.files.local_files import (
     Roots,
-    check_within,
     file_etag,
     modified_at,
     read_file,
@@ -200,24 +199,11 @@ def empty_folders(folders: Iterable[str], sources: Iterable[ImageSource]) -> lis
     return empty
 
 
-def check_links(file: str, folders: Sequence[str | Path]) -> None:
-    """Check that an image or video and its sidecar files are not links to files elsewhere.
-
-    Args:
-        file: Path of the image or video.
-        folders: Folders that the files must be in; empty: anywhere.
-    """
-    for path in (file, *sidecar_paths(file)):
-        check_within(path, folders)
-
-
 class FileSource(ImageSource):
     """Source of image files, found in folders or given by path, with sidecar metadata.
 
     Args:
         paths: Files and folders.
-        within: Folders that images and sidecar files must be in after links are resolved; others
-            are unreadable. Empty: links may lead anywhere.
         missing: Files and folders that no longer exist, which have lost their files.
         saw_deletion: Whether `missing` files were seen being deleted; see `ImageSource`.
 
@@ -230,11 +216,10 @@ class FileSource(ImageSource):
         paths: Iterable[str | Path],
         *,
         missing: Iterable[str | Path] = (),
-        within: Sequence[str | Path] = (),
         saw_deletion: bool = False,
     ) -> None:
         paths = list(paths)
-        self._within, self.saw_deletion = within, saw_deletion
+        self.saw_deletion = saw_deletion
         self.missing = [os.path.abspath(path) for path in missing]
         self._roots = Roots(paths, missing=self.missing)
         self._tops = {os.path.abspath(path) for path in (*paths, *self.missing)}
@@ -256,7 +241,6 @@ class FileSource(ImageSource):
 
     def annotation(self, entry: Entry) -> Annotation:
         """Read the sidecar files; the folder is the album unless they give one."""
-        check_links(entry.path, self._within)
         annotation = read_annotation(entry.path)
         if raw := self._raw_of.get(entry.path):
             metadata = {RAW_FILE: os.path.basename(raw), **annotation.metadata}

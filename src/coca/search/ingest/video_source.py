@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from coca.search.ingest.sources import (
     Entry,
     FileSource,
     SourceImage,
-    check_links,
     find_files,
     last_change,
     read_annotation,
@@ -45,19 +44,12 @@ class VideoSource(FileSource):
 
     is_series = True
 
-    def __init__(
-        self,
-        paths: Iterable[str | Path],
-        *,
-        frame_interval_s: float,
-        within: Sequence[str | Path] = (),
-    ) -> None:
+    def __init__(self, paths: Iterable[str | Path], *, frame_interval_s: float) -> None:
         self._interval_s = frame_interval_s
-        super().__init__(paths, within=within)
+        super().__init__(paths)
 
     def read(self, entry: Entry) -> Iterator[SourceImage]:
         """Yield the frames of a file."""
-        check_links(entry.path, self._within)
         changed_at = last_change(entry.path)
         annotation = read_annotation(entry.path)
         caption = {"video_caption": annotation.caption} if annotation.caption else {}

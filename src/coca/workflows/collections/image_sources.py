@@ -143,7 +143,6 @@ def open_sources(
     *,
     frame_interval_s: float = FRAME_INTERVAL_S,
     read_from: Sequence[str] = (),
-    within: Sequence[Path] = (),
 ) -> list[ImageSource]:
     """Open resolved URIs of mixed kinds as sources of images.
 
@@ -155,8 +154,8 @@ def open_sources(
     sources: list[ImageSource] = []
     paths, missing = uris_of(uris, "folder", "image"), uris_of(uris, "missing")
     if paths or missing:
-        sources.append(FileSource(paths, missing=missing, within=within))
-    sources += _open_videos(uris, frame_interval_s, within)
+        sources.append(FileSource(paths, missing=missing))
+    sources += _open_videos(uris, frame_interval_s)
     unreadable: list[UnreadableFile] = []
     if tars := [one.uri for one in uris if one.kind == "tars" or _has_tars(one)]:
         shards = SampleSource(
@@ -165,7 +164,6 @@ def open_sources(
                 checksums=True,
                 on_bad=lambda tar, error: unreadable.append(UnreadableFile(tar, error)),
                 allow_overlap=True,
-                within=within,
             )
         )
         if shards.entries() or not unreadable:
@@ -222,14 +220,12 @@ def _has_tars(uri: SourceUri) -> bool:
     return uri.kind == "folder" and any(not tar.is_dir() for tar in Path(uri.uri).glob("*.tar"))
 
 
-def _open_videos(
-    uris: Sequence[SourceUri], frame_interval_s: float, within: Sequence[Path]
-) -> list[ImageSource]:
+def _open_videos(uris: Sequence[SourceUri], frame_interval_s: float) -> list[ImageSource]:
     """Open the videos, if there are any; without `av`, those in folders are skipped."""
     folders, videos = uris_of(uris, "folder"), uris_of(uris, "video")
     if not frame_interval_s:
         return []
-    source = VideoSource([*folders, *videos], frame_interval_s=frame_interval_s, within=within)
+    source = VideoSource([*folders, *videos], frame_interval_s=frame_interval_s)
     if not (count := len(source.entries())):
         return []
     if not videos and importlib.util.find_spec("av") is None:

@@ -95,14 +95,14 @@ def adopt_weights(model: CoCa, source: TorchPredictor) -> Adopted:
 
 
 @torch.no_grad()
-def start_class_branch_(model: CoCa, processor: Processor, *, batch_size: int = 512) -> None:
+def start_class_branch_(model: CoCa, processor: Processor) -> None:
     """Let the class branch start at the text embeddings of the class names, if it has names."""
     names = model.image_encoder.class_names
     if not isinstance(model, ClassCoCa) or model.class_branch is None or names is None:
         return
     texts = [class_texts(name) for name in names]
     tokens = processor.texts([text for own in texts for text in own])
-    embedded = torch.cat([model.encode_text(some) for some in tokens.split(batch_size)])
+    embedded = torch.cat([model.encode_text(some) for some in tokens.split(512)])
     means = [own.mean(dim=0)[None] for own in embedded.split([len(own) for own in texts])]
     model.class_branch.start_at(torch.cat([unit(mean) for mean in means]))
 

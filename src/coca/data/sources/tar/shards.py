@@ -26,7 +26,7 @@ from coca.core.annotations import parse_record, parse_text, split_record
 from coca.core.errors import ConfigError, DataError
 from coca.core.files.atomic import write_atomic
 from coca.core.files.formats import IMAGE_FORMATS_SHOWN
-from coca.core.files.local_files import MAX_IMAGE_BYTES, check_within, doubt, nearest
+from coca.core.files.local_files import MAX_IMAGE_BYTES, doubt, nearest
 from coca.data.sample import Sample
 from coca.data.sources.source import SelectionConfig, Source, register_source
 from coca.data.sources.table_source import selected_rows
@@ -175,7 +175,6 @@ class ShardSource(Source):
         config: Its `path` names tars, folders and glob patterns.
         checksums: Index with checksums, so that `etag` follows the content of a sample.
         on_bad: Called with the path and error of each unreadable tar, which is then skipped.
-        within: Folders that local tars must be in after links are resolved; empty: anywhere.
         allow_overlap: Read a tar once that several paths name, instead of raising.
     """
 
@@ -185,7 +184,6 @@ class ShardSource(Source):
         *,
         checksums: bool = False,
         on_bad: Callable[[str, DataError], object] | None = None,
-        within: Sequence[str | Path] = (),
         allow_overlap: bool = False,
     ) -> None:
         self._storage = Storage()
@@ -196,8 +194,6 @@ class ShardSource(Source):
 
         def index(path: str) -> TarIndex | DataError:
             try:
-                if not is_remote(path):
-                    check_within(path, within)
                 return load_index(
                     path, self._storage, folder=config.index_folder, checksums=checksums
                 )
