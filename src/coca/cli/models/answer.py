@@ -66,7 +66,7 @@ def answer(
         raise ConfigError(
             f"the model's head reads {together} images at a time, and {len(paths)} are given"
         )
-    names, outcomes = _choose(console, predictor, paths, question, together=together)
+    names, outcomes = _choose(predictor, paths, question, together=together)
     images.print_outcomes(
         console,
         names,
@@ -82,7 +82,7 @@ def answer(
 
 
 def _choose(
-    console: Console, predictor: "Predictor", paths: list[str], question: str, *, together: int
+    predictor: "Predictor", paths: list[str], question: str, *, together: int
 ) -> tuple[list[str], Sequence["list[Prediction] | images.Bad"]]:
     """Run the head on each image, or on each group of `together` images."""
     if together == 1:
