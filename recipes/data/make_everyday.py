@@ -56,6 +56,7 @@ CLIPART = Path("/usr/share/openclipart/svg")
 
 LOSSES = RECIPES / "pretrain" / "everyday_losses.py"
 CLOSING = RECIPES / "pretrain" / "closing_stage.py"
+CAPTIONS = RECIPES / "pretrain" / "caption_stage.py"
 QUERIES = ("--plugin", str(RECIPES.parent / "benchmarks" / "drawing_queries.py"))
 CARD = RECIPES.parent / "scripts" / "cards" / "everyday.yaml"
 
@@ -130,16 +131,19 @@ def stages(data: Path, out: Path, *, seed: int, threads: int) -> Iterator[Step]:
     closed = out / "closed"
     close = (sys.executable, str(CLOSING), str(half), str(closed), "--data", str(data))
     yield Step(closed, (*close, "--seed", str(seed)))
+    captioned = out / "captioned"
+    caption = (sys.executable, str(CAPTIONS), str(closed), str(captioned), "--data", str(data))
+    yield Step(captioned, (*caption, "--seed", str(seed)))
     results = []
     for suite in ("everyday", "everyday_test"):
         scores = out / "scores" / suite
         recipe = str(RECIPES / "evaluate" / f"{suite}.yaml")
-        evaluate = _coca("evaluate", str(closed), recipe, root, "--out", str(scores), *QUERIES)
+        evaluate = _coca("evaluate", str(captioned), recipe, root, "--out", str(scores), *QUERIES)
         yield Step(scores / "report.md", evaluate, resumes=True)
         results += ["--results", str(scores)]
     finished = out / "everyday"
     described = ("--half", "--card", str(CARD), *results)
-    yield Step(finished, _coca("export", str(closed), str(finished), *described, *QUERIES))
+    yield Step(finished, _coca("export", str(captioned), str(finished), *described, *QUERIES))
     graph = (sys.executable, "-m", "coca.release.onnx.linked_graphs", str(finished))
     yield Step(finished / "manifest.json", graph)
 

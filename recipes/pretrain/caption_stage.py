@@ -10,8 +10,7 @@ the mean of the other samples (Luo 2020, arXiv 2003.09971). The paper trains wit
 
 Only the multimodal decoder is trained, so no embedding changes, and images are encoded once. The
 photos are those of Flickr8k, with their mirror images. Names of single things and of drawings are
-trained with them by cross entropy, with a small weight. The shipped model does not have this stage
-yet.
+trained with them by cross entropy, with a small weight.
 
 Dimensions: N images, S image tokens of width C, B captions, T tokens.
 """

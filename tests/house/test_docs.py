@@ -65,7 +65,7 @@ def demo_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model(root / "runs" / "from-scratch" / "model")
     photos = run / "photos"
     photos.mkdir(parents=True)
-    for number, name in enumerate(("67dd47336dc89421", "4cccb215bd60b3c3", "17df043d369008f5")):
+    for number, name in enumerate(("67dd47336dc89421", "4cccb215bd60b3c3", "38287d2e5a4a9a57")):
         (photos / f"{name}.webp").write_bytes(image_bytes(number, form="WEBP"))
     with ShardWriter(root / "runs" / "drawings") as writer:
         for number, label in enumerate(("car", "frog")):

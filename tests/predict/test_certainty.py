@@ -12,7 +12,13 @@ import pytest
 
 import coca
 from coca.core.config.execution import CERTAIN
-from coca.predict.certainty import CaptionJudge, Evidence, certainty_of
+from coca.predict.certainty import (
+    COHERENT,
+    INCOHERENT_MOST,
+    CaptionJudge,
+    Evidence,
+    certainty_of,
+)
 from coca.predict.inputs import Caption
 from coca.predict.onnx_predictor import open_exported
 from coca.predict.predictor import Predictor
@@ -28,8 +34,10 @@ NOUNS = (
 )
 PHOTOS = {
     "a barn": "04546cc5e537d7cd",
-    "a great white shark": "17df043d369008f5",  # fruit
-    "a car dash": "38287d2e5a4a9a57",  # a meal
+    "a great white dog with a red collar is looking at the end of the ground.": (
+        "17df043d369008f5"  # fruit
+    ),
+    "a lotion": "38287d2e5a4a9a57",  # a meal
 }
 
 
@@ -102,6 +110,14 @@ def test_more_evidence_never_makes_a_caption_less_certain(kind: str) -> None:
         found = [certainty_of(least._replace(**{name: value})) for value in steps.tolist()]
         assert found == sorted(found)
         assert 0 < found[0] <= found[-1] < 1
+
+
+def test_words_that_hang_together_badly_are_not_certain() -> None:
+    sure = Evidence("things", mass=6.0, cosine=0.3, people=0.0, mean=COHERENT)
+    assert certainty_of(sure) > CERTAIN
+    assert certainty_of(sure._replace(mean=COHERENT - 0.01)) == INCOHERENT_MOST
+    unsure = Evidence("things", mass=-6.0, cosine=0.3, people=0.0, mean=COHERENT - 0.01)
+    assert certainty_of(unsure) < 0.1
 
 
 def test_the_most_special_common_noun_above_a_half_stands_in(judge: CaptionJudge) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 DEFAULT_MODEL = "everyday"
 """Name of the model that `coca.load` and all commands use by default."""
 
-FINGERPRINTS = {"everyday": "5a167f04966368081a53b0e4"}
+FINGERPRINTS = {"everyday": "fdda72299799afb71a53b0e4"}
 """Fingerprints of the models; `coca.load` refuses a model of another fingerprint as damaged."""
 
 
