@@ -164,7 +164,7 @@ def test_old_results_stay_until_the_new_ones_are_there(visit: Visit) -> None:
     tab.fill("#search-text", "a red circle")
     tab.keyboard.press("Enter")
     expect(tab.locator(".stale")).to_be_visible()
-    expect(tab.locator(".tile-empty")).to_have_count(0)
+    expect(tab.locator(".wall-page:empty")).to_have_count(0)
     expect(tab.locator(".tile-link").first).to_have_attribute("aria-label", before)
     held[0].continue_()
     expect(tab.locator(".stale")).to_have_count(0)

@@ -1,4 +1,4 @@
-"""The wall: virtual scrolling, keys, selection, phone width, color theme, and state."""
+"""The wall: scrolling, keys, selection, phone width, color theme, and state."""
 
 import re
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from page_service import MANY, PHONE, Watch
 pytestmark = pytest.mark.page
 
 Visit = Callable[..., Any]
-MAX_TILES = 150
+MAX_TILES = 300
 MAX_NODES = 4_000
 
 

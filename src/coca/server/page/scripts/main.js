@@ -134,7 +134,7 @@ function drawFold(likely) {
   const show = () => {
     const at = wall.place ?? 0;
     store.set({ all: true }, { replace: true });
-    wall.addEventListener("received", () => wall.focus(wall.blocks.sections[0]?.start ?? likely), { once: true });
+    wall.addEventListener("received", () => wall.focus(wall.sections[0]?.start ?? likely), { once: true });
     loadWall(at);
   };
   fold.replaceChildren(

@@ -2,12 +2,9 @@
 
 import { h } from "./dom.js";
 import { daysName, t } from "./language.js";
-import { insertInOrder } from "./tiles.js";
 
 /** Number of images with which a day, or a run of days, has a heading of its own. */
 const FEW = 5;
-/** Number of items of a section whose places are in its heading. */
-const PLACED = 300;
 
 /**
  * Build sections of a list that is sorted by date.
@@ -50,33 +47,9 @@ function placesOf(items) {
   return names.slice(0, 3).join(", ") + (names.length > 3 ? " …" : "");
 }
 
-/** Headings of the wall that are in the document. */
-export class Headings {
-  /** Index of the first item of a section -> its heading. */
-  #shown = new Map();
-
-  constructor(list) {
-    this.list = list;
-  }
-
-  /** Draw sections with their place `y`; `blocks` has the items. */
-  draw(sections, blocks) {
-    const wanted = new Map(sections.map((section) => [section.start, section]));
-    for (const [start, element] of this.#shown) {
-      if (wanted.has(start)) continue;
-      element.remove();
-      this.#shown.delete(start);
-    }
-    for (const [start, { end, title, y }] of wanted) {
-      let element = this.#shown.get(start);
-      if (!element) {
-        element = h("li", { class: "wall-heading", data: { index: start - 0.5 } }, h("h2", {}, title), h("span", { class: "hint" }));
-        this.#shown.set(start, element);
-        insertInOrder(this.list, element);
-      }
-      const places = placesOf(blocks.itemsOf({ start, end: Math.min(end, start + PLACED) }));
-      if (element.lastChild.textContent !== places) element.lastChild.textContent = places;
-      element.style.transform = `translateY(${y}px)`;
-    }
-  }
+/** Build the heading of a section, at its position `y`, with the places of its items. */
+export function headingOf({ title, y }, items) {
+  const element = h("li", { class: "wall-heading" }, h("h2", {}, title), h("span", { class: "hint" }, placesOf(items)));
+  element.style.transform = `translateY(${y}px)`;
+  return element;
 }

@@ -29,11 +29,8 @@ export const labelOf = (item) => shorten(nameOf(item), 120);
 /** Sort key of a hit; null without a query. */
 export const rankOf = (hit) => hit.rank_score ?? hit.fused_score ?? hit.score ?? null;
 
-/** Build an empty tile, for an item that is not loaded. */
-export const placeholder = () => h("li", { class: "tile tile-empty", "aria-hidden": "true" });
-
 /**
- * Build the tile of an item.
+ * Build the tile of an item; its `approach(isNear)` starts and stops loading its image.
  * @param {any} item an item or a hit
  * @param {{width, height, address, strength, asked, actions}} options `strength`: rank score as a
  *   share of the best one, 0 to 1; 0 without a query. `asked`: text of the query. `actions`: open,
@@ -49,10 +46,10 @@ export function tile(item, { width, height, address, strength, asked, actions })
     image.classList.add("loaded");
     element.classList.remove("tile-broken");
   });
-  showImage(image, path, () => {
+  const fail = () => {
     if (!$(".tile-broken-note", link)) link.append(h("span", { class: "tile-broken-note" }, icon("broken"), h("span", {}, t("no image"))));
     element.classList.add("tile-broken");
-  });
+  };
   const check = h("input", {
     type: "checkbox", tabindex: "-1", "aria-label": t("Select {name}", { name: label }),
     on: {
@@ -88,6 +85,11 @@ export function tile(item, { width, height, address, strength, asked, actions })
     isFavourite(item) && h("span", { class: "tile-favourite" }, icon("heart")),
     item.reason && item.reason !== LOOKS_LIKE && h("span", { class: "tile-why", id: `why-${item.id}` }, ...lineOf(item, asked)),
   );
+  // What passes by before it is loaded is not loaded.
+  element.approach = (isNear) => {
+    if (isNear && image.dataset.path !== path) showImage(image, path, fail);
+    else if (!isNear && !image.classList.contains("loaded")) dropImage(image);
+  };
   // Of a hundred tiles a few are pointed at; building these parts of all would delay each search.
   const complete = () => {
     if ($(".tile-actions", element)) return;

@@ -1,19 +1,24 @@
-// Wall of images with virtual scrolling: only tiles near the viewport are in the document.
+// Wall of images: pages of 100 tiles, which the browser lays out near the viewport only.
 
-import { BlockRequests } from "./block_requests.js";
-import { Blocks } from "./blocks.js";
 import { $, h, perFrame } from "./dom.js";
 import { letterOf } from "./keyboard.js";
 import { t } from "./language.js";
-import { Headings, sectionsOf, unlikelyOf } from "./sections.js";
-import { Tiles } from "./tiles.js";
+import { PAGE_SIZE, ResultPage } from "./result_page.js";
+import { sectionsOf, unlikelyOf } from "./sections.js";
+import { rankOf, tile } from "./tile.js";
 
-const OVERSCAN = 700;
+/** Distance from the viewport, in CSS pixels, at which a page is requested and drawn. */
+const MARGIN = 1500;
+/** Distance at which an image is loaded. */
+const IMAGE_MARGIN = 700;
 const REQUEST_DELAY_MS = 60;
+const RETRY_MS = 3000;
 const GAP = 6;
+/** Items of a section whose places are in its heading. */
+const MAX_PLACED = 300;
 /** Items that "select all" selects at most, and of one request. */
 const MAX_SELECTED = 10_000;
-const MAX_PAGE = 1000;
+const MAX_REQUESTED = 1000;
 
 /** Height of what stays of the header while the page scrolls, in CSS pixels. */
 function headerHeight() {
@@ -22,26 +27,25 @@ function headerHeight() {
 }
 
 export class Wall extends EventTarget {
+  actions; addressOf; asked; selection; rowHeight;
+  /** @type {ResultPage[]} */
+  pages = [];
+  length = 0;
+  /** Whether `length` is the number of items; else further items may follow. */
+  complete = false;
+  /** Sections with a heading each, as {start, end, title} in the order of the items. */
+  sections = [];
   #source = null;
-  #tiles;
-  #requests = new BlockRequests({
-    onPage: (at, page) => this.#received(at, page),
-    onFailure: (error, at) => this.#fail(error, at),
-    onEnd: () => this.#request(),
-  });
   #timer = 0;
-  /** Where the page was at the last timer, and whether it has scrolled a screen since the one before. */
-  #place = 0;
-  #fast = false;
+  #width = 0;
+  /** Index of the tile that the Tab key reaches. */
   #current = 0;
-  #anchor = null;
+  /** Whether the tile gets the focus once it is loaded. */
   #focusing = false;
-  #headings;
+  #anchor = null;
   /** Request of the first items of the next result, while the old one is shown. */
   #next = null;
-  /** Pixels around the viewport in which tiles are drawn: at first none, for a quick first image. */
-  #margin = 0;
-  /** Index that is shown at the top once its block is there. */
+  /** Index that is shown at the top once it is loaded. */
   #goal = 0;
 
   /**
@@ -52,18 +56,16 @@ export class Wall extends EventTarget {
   constructor(root, { actions, addressOf, asked, selection, rowHeight }) {
     super();
     this.root = root;
-    this.selection = selection;
-    this.rowHeight = rowHeight;
-    this.list = h("ul", { class: "wall-list", role: "list", "aria-label": t("Images") });
+    Object.assign(this, { addressOf, asked, selection, rowHeight });
+    this.list = h("div", { class: "wall-list", role: "group", "aria-label": t("Images") });
     root.append(this.list);
-    this.#headings = new Headings(this.list);
-    const own = { ...actions, select: (item, range) => this.select(item, range) };
-    this.#tiles = new Tiles(this.list, { actions: own, addressOf, asked, selection });
-    this.blocks = new Blocks(this.#layoutOptions());
-    addEventListener("scroll", perFrame(() => this.#draw()), { passive: true });
-    new ResizeObserver(perFrame(() => this.#resized())).observe(root);
-    selection.addEventListener("change", () => this.#tiles.mark(this.blocks));
-    this.list.addEventListener("focusin", (event) => this.#focused(event));
+    this.actions = { ...actions, select: (item, range) => this.select(item, range) };
+    this.observer = new IntersectionObserver((entries) => this.#moved(entries), { rootMargin: `${MARGIN}px 0px` });
+    const approach = (entries) => entries.forEach(({ target, isIntersecting }) => target.approach(isIntersecting));
+    this.images = new IntersectionObserver(approach, { rootMargin: `${IMAGE_MARGIN}px 0px` });
+    new ResizeObserver(perFrame(() => this.root.clientWidth !== this.#width && this.relayout())).observe(root);
+    selection.addEventListener("change", () => this.pages.forEach(({ tiles, items }) => tiles.forEach((one, n) => this.#mark(one, items[n]))));
+    this.list.addEventListener("focusin", ({ target }) => target.closest(".tile") && this.#setCurrent(Number(target.closest(".tile").dataset.index)));
     this.list.addEventListener("keydown", (event) => this.#key(event));
   }
 
@@ -82,7 +84,7 @@ export class Wall extends EventTarget {
     if (this.loaded().length) {
       this.root.classList.add("stale");
       try {
-        first = await source(0, this.blocks.size, next.signal);
+        first = await source(0, PAGE_SIZE, next.signal);
       } catch (error) {
         if (!next.signal.aborted) this.#fail(error, 0);
       }
@@ -90,13 +92,14 @@ export class Wall extends EventTarget {
     }
     this.clear();
     this.#source = source;
-    this.blocks.resize(Math.max(length || this.blocks.size, at && at + this.blocks.size), false);
+    this.#resize(Math.max(length || PAGE_SIZE, at && at + PAGE_SIZE), false);
     [this.#goal, this.#current] = [at, at];
-    if (at) this.#reveal(at, "start");
+    if (at) this.reveal(at, "start");
     else scrollTo(0, 0);
-    if (first) this.#received(0, first);
-    else this.#draw();
-    this.#request();
+    // The first page also describes the result.
+    this.pages[0].isNear = true;
+    if (first) this.#received(this.pages[0], first);
+    else this.#load(this.pages[0]);
   }
 
   /** Index of the first image that the reader sees; null while another result is awaited. */
@@ -109,58 +112,47 @@ export class Wall extends EventTarget {
     clearTimeout(this.#timer);
     this.#timer = 0;
     this.#next?.abort();
-    [this.#goal, this.#margin] = [0, 0];
+    this.#resize(0, false);
+    this.sections = [];
     this.root.classList.remove("stale");
-    this.#requests.clear();
-    this.#tiles.clear();
-    this.#headings.draw([], this.blocks);
-    this.#source = null;
-    this.#current = 0;
-    this.#anchor = null;
-    this.#focusing = false;
-    this.blocks = new Blocks(this.#layoutOptions());
-    this.list.style.height = "0";
+    [this.#source, this.#anchor, this.#current, this.#goal, this.#focusing] = [null, null, 0, 0, false];
   }
 
   /** Lay out again after a change of the tile size or the window. */
   relayout() {
-    if (!this.#source) return;
     const first = this.#firstVisible();
-    this.#tiles.clear();
-    this.#requests.clear();
-    this.blocks = this.blocks.relaid(this.#layoutOptions());
-    if (first > 0) this.#reveal(first, "start");
-    this.#draw();
-    this.#request();
+    this.#layOut();
+    for (const page of this.pages) if (page.tiles.length) page.draw();
+    if (first > 0) this.reveal(first, "start");
   }
 
   item(index) {
-    return this.blocks.item(index);
+    return this.#pageOf(index)?.items?.[index % PAGE_SIZE] ?? null;
   }
 
   /** Draw the tile of an item again, after the item has changed. */
   redraw(id) {
-    this.#tiles.drop((_, element) => element.dataset.id === id);
-    this.#draw();
+    const index = this.indexOf(id);
+    this.#pageOf(index)?.redraw(index % PAGE_SIZE);
   }
 
   /** Index of a loaded item; -1 if it is not loaded. */
   indexOf(id) {
-    for (const [at, block] of this.blocks.blocks.entries()) {
-      const found = block.items?.findIndex((item) => item.id === id) ?? -1;
-      if (found >= 0) return at * this.blocks.size + found;
+    for (const { start, items } of this.pages) {
+      const found = items?.findIndex((item) => item.id === id) ?? -1;
+      if (found >= 0) return start + found;
     }
     return -1;
   }
 
   /** Focus the tile of an index, and scroll to it. */
   focus(index) {
-    if (index < 0 || index >= this.blocks.length) return;
-    this.#current = index;
-    this.#reveal(index, "nearest");
-    this.#draw();
-    const link = this.#tiles.get(index)?.querySelector(".tile-link");
-    // The tile of an item that is not loaded gets the focus later.
+    const page = this.#pageOf(index);
+    if (!page) return;
+    this.#setCurrent(index);
+    this.reveal(index);
+    if (page.items && !page.tiles.length) page.draw();
+    const link = page.tiles[index % PAGE_SIZE]?.querySelector(".tile-link");
     this.#focusing = !link;
     link?.focus({ preventScroll: true });
   }
@@ -169,10 +161,14 @@ export class Wall extends EventTarget {
     this.focus(this.#current);
   }
 
-  /** Scroll to the tile of an index, and request the items around it. */
-  reveal(index) {
-    this.#reveal(index, "nearest");
-    this.#draw();
+  /** Scroll to the tile of an index; `where`: "start" or "nearest". */
+  reveal(index, where = "nearest") {
+    const box = this.#box(index);
+    if (!box) return;
+    const header = headerHeight() + GAP * 2;
+    const y = this.#top + box.y;
+    if (where === "start" || y < header) scrollBy(0, y - header);
+    else if (y + box.height > innerHeight) scrollBy(0, y + box.height - innerHeight + GAP * 2);
   }
 
   /** Toggle an item; with `range`, select all items from the last toggled one. */
@@ -180,27 +176,21 @@ export class Wall extends EventTarget {
     const index = this.indexOf(item.id);
     if (range && this.#anchor !== null && index >= 0) {
       const [from, to] = [Math.min(this.#anchor, index), Math.max(this.#anchor, index)];
-      const items = [];
-      for (let at = from; at <= to; at += 1) {
-        const one = this.blocks.item(at);
-        if (one) items.push(one);
-      }
-      this.selection.add(items);
+      this.selection.add(this.#itemsOf({ start: from, end: to + 1 }));
     } else this.selection.toggle(item);
     this.#anchor = index >= 0 ? index : null;
   }
 
   /** Number of items that `selectAll` selects; 0 if unknown. */
   get selectable() {
-    const { complete, length } = this.blocks;
-    return complete ? Math.min(MAX_SELECTED, length) : 0;
+    return this.complete ? Math.min(MAX_SELECTED, this.length) : 0;
   }
 
   /** Select all items of the result, also those that are not loaded. */
   async selectAll() {
     const [source, wanted] = [this.#source, this.selectable];
-    for (let at = 0; at < wanted; at += MAX_PAGE) {
-      const { hits } = await source(at, Math.min(MAX_PAGE, wanted - at));
+    for (let at = 0; at < wanted; at += MAX_REQUESTED) {
+      const { hits } = await source(at, Math.min(MAX_REQUESTED, wanted - at));
       if (source !== this.#source) return;
       this.selection.add(hits);
     }
@@ -208,125 +198,190 @@ export class Wall extends EventTarget {
 
   /** All items that are loaded. */
   loaded() {
-    return this.blocks.blocks.flatMap((block) => block.items ?? []);
-  }
-
-  #layoutOptions() {
-    return { width: Math.max(1, this.root.clientWidth), gap: GAP, height: this.rowHeight() };
-  }
-
-  #resized() {
-    const width = Math.max(1, this.root.clientWidth);
-    if (Math.abs(width - this.blocks.options.width) >= 1) this.relayout();
-    else this.#draw();
+    return this.pages.flatMap(({ items }) => items ?? []);
   }
 
   get #top() {
-    return this.root.getBoundingClientRect().top;
+    return this.list.getBoundingClientRect().top;
   }
 
-  #viewport(margin) {
-    const top = -this.#top;
-    return [top - margin, top + innerHeight + margin];
+  #pageOf(index) {
+    return this.pages[Math.floor(index / PAGE_SIZE)];
+  }
+
+  /** Position of a tile in the wall. */
+  #box(index) {
+    const page = this.#pageOf(index);
+    const box = page?.boxes[index % PAGE_SIZE];
+    return box && { ...box, y: box.y + page.top };
+  }
+
+  /** Items of a range that are loaded. */
+  #itemsOf({ start, end }) {
+    const pages = this.pages.slice(Math.floor(start / PAGE_SIZE), Math.ceil(end / PAGE_SIZE));
+    return pages.flatMap((page) => (page.items ?? []).slice(Math.max(0, start - page.start), end - page.start));
   }
 
   #firstVisible() {
-    const header = headerHeight();
-    return this.blocks.visible(-this.#top + header, -this.#top + innerHeight)[0] ?? 0;
+    const edge = headerHeight() - this.#top;
+    const page = this.pages.find(({ top, height }) => top + height > edge);
+    return page ? page.start + Math.max(0, page.boxes.findIndex(({ y, height }) => page.top + y + height > edge)) : 0;
   }
 
-  #reveal(index, where) {
-    const box = this.blocks.box(index);
-    if (!box) return;
-    this.list.style.height = `${this.blocks.height}px`;
-    const header = headerHeight() + GAP * 2;
-    const y = this.#top + box.y;
-    if (where === "start" || y < header) scrollBy(0, y - header);
-    else if (y + box.height > innerHeight) scrollBy(0, y + box.height - innerHeight + GAP * 2);
+  /** Set the number of items. */
+  #resize(length, complete) {
+    Object.assign(this, { length, complete });
+    for (const page of this.pages.splice(Math.ceil(length / PAGE_SIZE))) {
+      page.cancel();
+      page.clear();
+      page.element.remove();
+      this.observer.unobserve(page.element);
+    }
+    for (let start = this.pages.length * PAGE_SIZE; start < length; start += PAGE_SIZE) {
+      const page = new ResultPage(start, {
+        build: (item, index, box) => this.#build(item, index, box),
+        itemsOf: (section) => this.#itemsOf({ ...section, end: Math.min(section.end, section.start + MAX_PLACED) }),
+      });
+      this.pages.push(page);
+      this.list.append(page.element);
+      this.observer.observe(page.element);
+    }
+    this.#layOut();
   }
 
-  #draw() {
-    if (!this.#source) return;
-    this.list.style.height = `${this.blocks.height}px`;
-    const wanted = new Set(this.blocks.visible(...this.#viewport(this.#margin)));
-    // A focused tile stays, or the focus would be lost.
-    this.#tiles.drop((index, element) => !wanted.has(index) && !element.contains(document.activeElement));
-    for (const index of wanted) this.#tiles.draw(index, this.blocks, this.#current);
-    this.#headings.draw(this.blocks.headings(...this.#viewport(this.#margin)), this.blocks);
-    if (!this.#timer) {
-      this.#timer = setTimeout(() => {
-        this.#timer = 0;
-        this.#fast = Math.abs(scrollY - this.#place) > innerHeight;
-        this.#place = scrollY;
-        if (this.#fast) this.#draw();
-        this.#request();
-        if (this.#margin || !this.#source) return;
-        this.#margin = OVERSCAN;
-        this.#draw();
-      }, REQUEST_DELAY_MS);
+  #layOut() {
+    this.#width = this.root.clientWidth;
+    const options = { width: Math.max(1, this.#width), gap: GAP, height: this.rowHeight() };
+    const sections = [...this.sections];
+    let top = 0;
+    for (const page of this.pages) {
+      const end = page.start + PAGE_SIZE;
+      const count = sections.findIndex(({ start }) => start >= end);
+      const own = sections.splice(0, count < 0 ? sections.length : count);
+      page.layOut(Math.min(PAGE_SIZE, this.length - page.start), own, options, end >= this.length || sections[0]?.start === end);
+      page.top = top;
+      top += page.height;
+      if (page.tiles.length) page.place();
+      for (const element of page.tiles) this.#setSize(element);
     }
   }
 
-  #request() {
-    // What passes by too fast to be seen is not requested.
-    if (!this.#source || this.#fast) return;
-    // The first block also describes the result.
-    const near = new Set([...this.blocks.overlapping(...this.#viewport(OVERSCAN * 1.5)), 0]);
-    this.#requests.start(near, this.blocks, this.#source);
+  #build(item, index, box) {
+    const [rank, most] = [rankOf(item), rankOf(this.item(0) ?? item)];
+    const strength = rank === null || !(most > 0) ? 0 : Math.min(1, Math.max(0.02, rank / most));
+    const { actions, addressOf, asked } = this;
+    const element = tile(item, { ...box, address: addressOf(item, index), strength, asked: asked(), actions });
+    element.dataset.index = index;
+    element.setAttribute("aria-posinset", index + 1);
+    this.#setSize(element);
+    this.#mark(element, item);
+    if (index === this.#current) setTabIndex(element, 0);
+    this.images.observe(element);
+    return element;
   }
 
-  #fail(error, at) {
-    if (at === 0) this.#source = null;
-    this.dispatchEvent(new CustomEvent("failed", { detail: { error, first: at === 0 } }));
+  #setSize(element) {
+    element.setAttribute("aria-setsize", String(this.complete ? this.length : -1));
   }
 
-  #received(at, { hits, total, days }) {
-    if (at === 0 && days) this.blocks.sections = sectionsOf(days);
-    const end = at * this.blocks.size + hits.length;
-    const block = this.blocks.blocks[at];
-    // A block may be gone once the number of items is known.
-    if (!block) return;
-    const above = block.top + block.height + this.#top < 0;
-    if (total !== null && total !== undefined) {
-      if (total !== this.blocks.length || !this.blocks.complete) this.blocks.resize(total, true);
-    } else if (hits.length < this.blocks.size) this.blocks.resize(end, true);
-    else if (end >= this.blocks.length) this.blocks.resize(end + this.blocks.size, false);
-    if (hits.length && at < this.blocks.blocks.length) {
-      const grown = this.blocks.fill(at, hits);
-      if (total === null) this.blocks.divide(unlikelyOf(this.blocks.first()));
-      this.list.style.height = `${this.blocks.height}px`;
-      // What the reader sees stays in place when a block above gets its height.
-      if (above) scrollBy(0, grown);
+  #mark(element, item) {
+    const selected = this.selection.has(item.id);
+    element.classList.toggle("tile-selected", selected);
+    element.querySelector("input").checked = selected;
+  }
+
+  /** Let the Tab key reach one tile alone. */
+  #setCurrent(index) {
+    for (const [at, value] of [[this.#current, -1], [index, 0]]) {
+      const element = this.#pageOf(at)?.tiles[at % PAGE_SIZE];
+      if (element) setTabIndex(element, value);
     }
-    if (this.#goal && this.blocks.item(this.#goal)) {
-      this.#reveal(this.#goal, "start");
+    this.#current = index;
+  }
+
+  /** Draw the pages that come near the viewport, and remove the tiles of those that leave. */
+  #moved(entries) {
+    for (const { target, isIntersecting } of entries) {
+      const page = this.#pageOf(Number(target.dataset.start));
+      if (page?.element !== target) continue;
+      page.isNear = isIntersecting;
+      if (isIntersecting) {
+        if (page.items && !page.tiles.length) page.draw();
+        else if (!page.items) this.#wait();
+      } else if (!target.contains(document.activeElement)) {
+        // A focused tile stays, or the focus would be lost.
+        page.clear();
+        if (page.start) page.cancel();
+      }
+    }
+  }
+
+  /** Request the pages near the viewport, except while they pass by too fast to be seen. */
+  #wait() {
+    if (this.#timer) return;
+    const from = scrollY;
+    this.#timer = setTimeout(() => {
+      this.#timer = 0;
+      if (Math.abs(scrollY - from) > innerHeight) this.#wait();
+      else for (const page of this.pages) if (page.isNear) this.#load(page);
+    }, REQUEST_DELAY_MS);
+  }
+
+  async #load(page) {
+    if (page.items || page.request || !this.#source) return;
+    const request = new AbortController();
+    page.request = request;
+    try {
+      const response = await this.#source(page.start, PAGE_SIZE, request.signal);
+      if (request.signal.aborted) return;
+      page.request = null;
+      this.#received(page, response);
+    } catch (error) {
+      if (request.signal.aborted) return;
+      page.request = null;
+      this.#fail(error, page.start);
+      // Further items are requested again, when the service may be back.
+      setTimeout(() => page.isNear && this.pages.includes(page) && this.#load(page), RETRY_MS);
+    }
+  }
+
+  #fail(error, start) {
+    if (start === 0) this.#source = null;
+    this.dispatchEvent(new CustomEvent("failed", { detail: { error, first: start === 0 } }));
+  }
+
+  #received(page, { hits, total, days }) {
+    const seen = this.#firstVisible();
+    const before = this.#box(seen)?.y ?? 0;
+    page.items = hits;
+    if (page.start === 0 && days) this.sections = sectionsOf(days);
+    const end = page.start + hits.length;
+    if (total === null) {
+      const gap = this.pages.findIndex(({ items }) => !items);
+      this.sections = unlikelyOf(this.#itemsOf({ start: 0, end: (gap < 0 ? this.pages.length : gap) * PAGE_SIZE }));
+    }
+    if (total !== null && total !== undefined) this.#resize(total, true);
+    else if (hits.length < PAGE_SIZE) this.#resize(end, true);
+    else this.#resize(Math.max(this.length, end + PAGE_SIZE), false);
+    if (this.#goal && this.item(this.#goal)) {
+      this.reveal(this.#goal, "start");
       this.#goal = 0;
-    }
-    this.#tiles.drop((index, element) => {
-      const stale = element.classList.contains("tile-empty");
-      return index >= this.blocks.length || (stale && Math.floor(index / this.blocks.size) === at);
-    });
-    this.#draw();
-    if (this.#focusing && this.blocks.item(this.#current)) this.focus(this.#current);
-    this.dispatchEvent(new CustomEvent("received", { detail: { at } }));
-  }
-
-  #focused(event) {
-    const element = event.target.closest(".tile");
-    if (!element) return;
-    this.#current = Number(element.dataset.index);
-    this.#tiles.focusable(this.#current);
+      // What the reader sees stays in place when a page above gets its height.
+    } else if (seen) scrollBy(0, (this.#box(seen)?.y ?? before) - before);
+    if (page.isNear && this.pages.includes(page)) page.draw();
+    if (this.#focusing && this.item(this.#current)) this.focus(this.#current);
+    this.dispatchEvent(new CustomEvent("received", { detail: { at: page.start } }));
   }
 
   #key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const last = this.blocks.length - 1;
+    const last = this.length - 1;
     const current = this.#current;
     const targets = {
       ArrowLeft: () => Math.max(0, current - 1),
       ArrowRight: () => Math.min(last, current + 1),
-      ArrowUp: () => this.blocks.inNextRow(current, -1),
-      ArrowDown: () => this.blocks.inNextRow(current, 1),
+      ArrowUp: () => this.#inNextRow(-1),
+      ArrowDown: () => this.#inNextRow(1),
       Home: () => 0,
       End: () => last,
     };
@@ -334,9 +389,30 @@ export class Wall extends EventTarget {
       event.preventDefault();
       this.focus(targets[event.key]());
     } else if (letterOf(event) === "x" || (event.key === " " && event.target.tagName === "A")) {
-      const item = this.blocks.item(current);
+      const item = this.item(current);
       event.preventDefault();
       if (item) this.select(item, event.shiftKey);
     }
   }
+
+  /** Index of the tile in the next row (`step` 1) or the one above (-1) that is nearest. */
+  #inNextRow(step) {
+    const start = this.#box(this.#current);
+    let best = this.#current;
+    let row = null;
+    let distance = Infinity;
+    for (let at = best + step; at >= 0 && at < this.length; at += step) {
+      const box = this.#box(at);
+      if (Math.abs(box.y - start.y) < 1) continue;
+      row ??= box.y;
+      if (Math.abs(box.y - row) >= 1) break;
+      const away = Math.abs(box.x + box.width / 2 - start.x - start.width / 2);
+      if (away < distance) [best, distance] = [at, away];
+    }
+    return best;
+  }
+}
+
+function setTabIndex(element, value) {
+  for (const part of element.querySelectorAll("a, input, button")) part.tabIndex = value;
 }
