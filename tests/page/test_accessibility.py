@@ -111,12 +111,18 @@ def show_searches(tab: Any) -> None:
     tab.wait_for_selector(".saved-search")
 
 
+def open_menu(tab: Any) -> None:
+    tab.get_by_role("button", name="More", exact=True).click()
+    tab.wait_for_selector("#menu:popover-open")
+
+
 STATES: dict[str, tuple[str, Callable[[Any], None] | None]] = {
     "all images": ("/", None),
     "query with chips": (
         "/?q=circle+in+May+2012&less=text%3Ablue&tag=circle",
         None,
     ),
+    "menu": ("/", open_menu),
     "no hits": ("/?tag=no-such-tag", None),
     "item": ("/", open_item),
     "why": ("/?q=circle", open_why),

@@ -304,5 +304,6 @@ def test_the_page_is_in_the_language_of_the_browser(visit: Visit) -> None:
     expect(tab.locator("#summary")).to_have_text("13 Bilder")
     assert tab.locator("#search-text").get_attribute("placeholder") == "Ein Bild beschreiben"
     assert tab.locator("html").get_attribute("lang") == "de"
+    tab.get_by_role("button", name="Mehr", exact=True).click()
     tab.get_by_role("button", name="English").click()
     expect(tab.locator("#summary")).to_have_text("13 images")

@@ -119,6 +119,7 @@ def test_a_hidden_image_is_shown_again(uploaded: tuple[Any, Any]) -> None:
     select(tab, tile, "Hide")
     confirm(tab)
     expect(tile).to_have_count(0)
+    tab.get_by_role("button", name="More", exact=True).click()
     tab.get_by_role("button", name="Hidden images").click()
     expect(tab.locator("#summary")).to_have_text("1 image")
     assert "hidden=1" in tab.url
@@ -136,6 +137,7 @@ def test_an_opened_image_is_hidden_and_shown_again(uploaded: tuple[Any, Any]) ->
     confirm(tab)
     expect(item).to_be_hidden()
     count(tab, 13)
+    tab.get_by_role("button", name="More", exact=True).click()
     tab.get_by_role("button", name="Hidden images").click()
     tile.locator(".tile-link").click()
     item.get_by_role("button", name="Show again").click()
@@ -428,6 +430,7 @@ def test_selected_images_are_downloaded(visit: Visit, tmp_path: Path) -> None:
 
 def test_near_duplicates_are_compared_and_hidden(visit: Visit) -> None:
     tab = visit()
+    tab.get_by_role("button", name="More", exact=True).click()
     tab.get_by_role("button", name="Near-duplicates").click()
     group = tab.locator(".group", has_text="copy-of-circle.jpg")
     expect(group).to_contain_text("red-circle.png")

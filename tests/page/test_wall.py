@@ -243,11 +243,13 @@ def test_the_color_theme_follows_the_system_and_can_be_chosen(visit: Visit) -> N
     tab = visit("/", color_scheme="dark")
     paper = "getComputedStyle(document.body).backgroundColor"
     dark = tab.evaluate(paper)
+    tab.get_by_role("button", name="More", exact=True).click()
     tab.get_by_role("button", name=re.compile("Color theme")).click()
     light = tab.evaluate(paper)
     assert light != dark
     tab.reload()
     assert tab.evaluate(paper) == light
+    tab.get_by_role("button", name="More", exact=True).click()
     tab.get_by_role("button", name="Color theme: light").click()
     assert tab.evaluate(paper) == dark
 

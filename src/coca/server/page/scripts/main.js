@@ -268,17 +268,20 @@ function drawTools() {
       h("option", { value: name, selected: name === chosen }, `${name} (${number(size)})`)),
   );
   const { collection } = store.state;
+  const showHidden = () => store.set({ ...emptyState(), collection, hidden: true });
+  const menu = h("div", { id: "menu", class: "menu", popover: "", on: { click: () => menu.hidePopover() } },
+    button(t("Near-duplicates"), "duplicates", () => store.set({ view: "duplicates", item: "" }), { text: true }),
+    writable() && button(t("Hidden images"), "hide", showHidden, { text: true }),
+    button(t("Keys"), "keyboard", showKeys, { text: true, class: "only-wide" }),
+    button(language === "en" ? "Deutsch" : "English", "language", switchLanguage, { text: true }),
+    themeButton(),
+  );
   $("#tools").replaceChildren(
     ...(collections.length > 1 ? [select] : []),
     ...(writable() ? [button(t("Add images"), "upload", openUploads)] : []),
     button(t("Saved searches"), "saved", () => showSearches(store, writable())),
-    button(t("Near-duplicates"), "duplicates", () => store.set({ view: "duplicates", item: "" })),
-    ...(writable()
-      ? [button(t("Hidden images"), "hide", () => store.set({ ...emptyState(), collection, hidden: true }))]
-      : []),
-    button(t("Keys"), "keyboard", showKeys, { class: "only-wide" }),
-    button(language === "en" ? "Deutsch" : "English", "language", switchLanguage, { class: "only-wide" }),
-    themeButton(),
+    button(t("More"), null, null, { text: true, popovertarget: "menu" }),
+    menu,
   );
 }
 

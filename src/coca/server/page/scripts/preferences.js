@@ -24,8 +24,7 @@ export function themeButton() {
       const fresh = build();
       element.replaceWith(fresh);
       element = fresh;
-      fresh.focus();
-    }, { id: "theme" });
+    }, { id: "theme", text: true });
   };
   let element = build();
   return element;
