@@ -34,9 +34,6 @@ NOUNS = (
 )
 PHOTOS = {
     "a barn": "04546cc5e537d7cd",
-    "a great white dog with a red collar is looking at the end of the ground.": (
-        "17df043d369008f5"  # fruit
-    ),
     "a lotion": "38287d2e5a4a9a57",  # a meal
 }
 
@@ -153,15 +150,15 @@ def test_the_shipped_model_knows_where_it_is_wrong(
     models: dict[str, Predictor], photos: dict[str, str], kind: str
 ) -> None:
     model = models[kind]
-    barn, shark, dash = model.caption(list(photos.values()))
-    assert [barn.text, shark.text, dash.text] == list(PHOTOS)
+    barn, food = model.caption(list(photos.values()))
+    assert [barn.text, food.text] == list(PHOTOS)
     assert barn.certain() == "a barn"
-    assert (shark.certain(), dash.certain()) == ("fruit", "meal")
+    assert food.certain() == "meal"
     prepared = [model.prepare_image(it) for it in photos.values()]
-    assert model.embed_and_caption(prepared)[1] == ["a barn", "fruit", "meal"]
+    assert model.embed_and_caption(prepared)[1] == ["a barn", "meal"]
     assert model.embed_and_caption(prepared, certainty=0.0)[1] == list(PHOTOS)
     short = shorten(model, 32).caption(list(photos.values()))
-    assert [it.certainty for it in short] == [barn.certainty, shark.certainty, dash.certainty]
+    assert [it.certainty for it in short] == [barn.certainty, food.certainty]
 
 
 def test_both_runtimes_are_equally_certain(
@@ -185,8 +182,9 @@ def test_both_runtimes_are_equally_certain(
 def test_a_caption_with_a_prompt_has_no_certainty(
     models: dict[str, Predictor], photos: dict[str, str], kind: str
 ) -> None:
+    barn, food = photos.values()
     asked: Any = ["", "a photo of", ""]
-    found = models[kind].caption(list(photos.values()), prompt=asked)
+    found = models[kind].caption([food, barn, food], prompt=asked)
     assert [it.certainty is None for it in found] == [False, True, False]
-    plain = models[kind].caption(list(photos.values()))
-    assert found[2].certainty == pytest.approx(plain[2].certainty, abs=1e-4)
+    (plain,) = models[kind].caption(food)
+    assert found[2].certainty == pytest.approx(plain.certainty, abs=1e-4)
