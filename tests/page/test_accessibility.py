@@ -68,17 +68,18 @@ def open_why(tab: Any) -> None:
 
 
 def judge_hits(tab: Any) -> None:
-    """Give the hits two reasons, fold the unlikely ones, and make one the frame of a video."""
+    """Give the hits two sections, fold the unlikely ones, and make one the frame of a video."""
     frame = {"video": "/v1/items/a/video#t=65", "name": "clip.mp4#t=65", "caption": ""}
 
     def change(route: Any) -> None:
         response = route.fetch()
         body = response.json()
         for number, hit in enumerate(body["hits"]):
-            reason = "tag: circle" if number % 2 else "caption"
+            reason = "tag: circle" if number > 1 else "caption"
             hit |= {"likely": number < 4, "reason": reason}
             hit |= frame | {"metadata": {"seconds": 65.0}} if number == 1 else {}
-        route.fulfill(response=response, json=body)
+        sections = [{"reasons": [one], "count": 2} for one in ("caption", "tag: circle")]
+        route.fulfill(response=response, json=body | {"sections": sections})
 
     tab.route("**/v1/search", change)
     tab.fill("#search-text", "a red circle")

@@ -191,7 +191,7 @@ def test_a_list_has_headings_by_day_with_places(visit: Visit) -> None:
         body = response.json()
         for number, hit in enumerate(body["hits"]):
             hit["metadata"] = {"city": "Rome" if number % 3 else "Florence"}
-        route.fulfill(response=response, json=body | {"days": body["days"] and DAYS})
+        route.fulfill(response=response, json=body | {"sections": body["sections"] and DAYS})
 
     tab = visit("/?c=many")
     tab.route("**/v1/search", fill)

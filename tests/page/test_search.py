@@ -12,7 +12,7 @@ pytest.importorskip("playwright", reason="playwright is not installed: make test
 
 from playwright.sync_api import expect
 
-from page_service import PHONE, Watch, render, transfer
+from page_service import PHONE, render, transfer
 
 pytestmark = pytest.mark.page
 
@@ -137,6 +137,19 @@ def test_a_missing_image_of_another_tab_is_reported(visit: Visit) -> None:
     expect(tab.locator("#message h2")).to_have_text("The image of this query is gone")
 
 
+def in_sections(hits: list[dict[str, Any]]) -> dict[str, Any]:
+    """Order likely hits by reason, and the others after them, as the service does."""
+    likely = [hit for hit in hits if hit["likely"]]
+    groups = {
+        one["reason"]: [hit for hit in likely if hit["reason"] == one["reason"]] for one in likely
+    }
+    ordered = [hit for group in groups.values() for hit in group]
+    return {
+        "hits": ordered + [hit for hit in hits if not hit["likely"]],
+        "sections": [{"reasons": [name], "count": len(group)} for name, group in groups.items()],
+    }
+
+
 def judge(tab: Any, reasons: list[tuple[str, bool]], caption: str = "") -> None:
     """Give the first hits a reason each, and whether they are likely; the others are not."""
 
@@ -149,6 +162,9 @@ def judge(tab: Any, reasons: list[tuple[str, bool]], caption: str = "") -> None:
             hit |= {"likely": likely, "reason": reason}
             if reason == "caption" and caption:
                 hit["caption"] = caption
+        asked = route.request.post_data_json
+        if asked.get("text") and asked.get("sections"):
+            body |= in_sections(body["hits"])
         route.fulfill(response=response, json=body)
 
     tab.route("**/v1/search", change)
@@ -178,9 +194,9 @@ def test_unlikely_hits_are_folded_and_shown_by_a_key(visit: Visit, options: dict
     heading = tab.locator(".wall-heading", has_text="Probably not")
     expect(heading).to_be_visible()
     expect(fold).to_be_hidden()
-    expect(tab.locator('.tile[data-index="5"] .tile-link')).to_be_focused()
+    expect(tab.locator('.tile[data-index="4"] .tile-link')).to_be_focused()
     place = heading.bounding_box()["y"]
-    boxes = [tab.locator(f'.tile[data-index="{index}"]').bounding_box() for index in (4, 5)]
+    boxes = [tab.locator(f'.tile[data-index="{index}"]').bounding_box() for index in (3, 4)]
     assert boxes[0]["y"] + boxes[0]["height"] <= place + 1 < boxes[1]["y"] + 1
     assert query_of(tab)["all"] == ["1"]
     tab.reload()
@@ -191,21 +207,20 @@ def test_unlikely_hits_are_folded_and_shown_by_a_key(visit: Visit, options: dict
 
 
 def judge_many(tab: Any, ranks: set[int]) -> None:
-    """Make the hits of some ranks likely, as the service would: it also lists them alone."""
+    """Make the hits of some ranks likely, as the service would: it lists them first."""
 
     def change(route: Any) -> None:
         asked = route.request.post_data_json
         if not asked.get("text"):
             route.fallback()
             return
-        every = {key: value for key, value in asked.items() if key != "likely"}
-        response = route.fetch(post_data=every | {"offset": 0, "limit": 500})
+        response = route.fetch(post_data=asked | {"offset": 0, "limit": 500})
         body = response.json()
         for rank, hit in enumerate(body["hits"]):
             hit |= {"likely": rank in ranks, "reason": LOOKS, "caption": f"rank {rank}"}
-        hits = [hit for hit in body["hits"] if hit["likely"] or not asked.get("likely")]
+        body |= in_sections(body["hits"])
         end = asked["offset"] + asked["limit"]
-        page = {"hits": hits[asked["offset"] : end], "offset": asked["offset"]}
+        page = {"hits": body["hits"][asked["offset"] : end], "offset": asked["offset"]}
         route.fulfill(response=response, json=body | page | {"limit": asked["limit"]})
 
     tab.route("**/v1/search", change)
@@ -233,24 +248,11 @@ def test_likely_hits_of_later_pages_are_shown(visit: Visit, ranks: set[int]) -> 
     expect(tab.locator(".tile").last).to_have_attribute("aria-setsize", str(len(ranks)))
 
 
-def test_all_hits_are_shown_where_the_model_judges_no_image(visit: Visit, watch: Watch) -> None:
-    """Hits with all words of the query are likely there, and the others are not judged."""
-    watch.expected |= {400, 501, 503}
+def test_all_hits_are_shown_where_the_model_judges_no_image(visit: Visit) -> None:
     tab = visit("/?c=many")
-
-    def change(route: Any) -> None:
-        if route.request.post_data_json.get("likely"):
-            # The service itself refuses it: its model has no class vectors.
-            route.fallback()
-            return
-        response = route.fetch()
-        body = response.json()
-        hits = [hit | {"likely": True, "reason": CAPTION} for hit in body["hits"]]
-        route.fulfill(response=response, json=body | {"hits": hits})
-
-    tab.route("**/v1/search", change)
-    search(tab, "row")
-    expect(tab.locator(".chip-why, .tile-why").first).to_be_visible()
+    search(tab, "a red row")
+    expect(tab.locator(".tile-match").first).to_be_attached()
+    expect(tab.locator(".wall-heading")).to_have_count(0)
     expect(tab.locator("#message")).to_be_hidden()
     tab.locator(".tile-link").first.focus()
     tab.keyboard.press("End")
@@ -267,28 +269,34 @@ def test_hits_are_shown_where_none_is_likely(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("options", [WIDE, PHONE], ids=["wide", "phone"])
-def test_a_chip_keeps_the_hits_of_one_reason(visit: Visit, options: dict[str, Any]) -> None:
-    tab = visit(**options)
-    judge(tab, [(LOOKS, True), (CAPTION, True), (TAGGED, True), (CAPTION, True)])
-    search(tab, "a red circle")
-    chips = tab.locator(".chip-why")
-    expect(chips).to_have_text(["Caption (2)", "Looks like it (1)", "Tag: circle (1)"])
+def test_likely_hits_are_in_sections_by_reason(visit: Visit, options: dict[str, Any]) -> None:
+    tab = visit("/?q=a+red+circle", **options)
     ranked = names(tab)
-    chips.first.focus()
+    judge(tab, [(TAGGED, True), (CAPTION, True), (LOOKS, False), (TAGGED, True), (LOOKS, True)])
+    tab.reload()
+    titles = [
+        "Tagged “circle” (2)",
+        "Caption fits “a red circle” (1)",
+        "Looks like “a red circle” (1)",
+    ]
+    for number, title in enumerate(titles):
+        expect(tab.get_by_role("heading", name=title, exact=True)).to_have_count(1)
+        expect(tab.locator(".wall-heading").nth(number)).to_have_text(title)
+    shown = [tab.locator(f'.tile[data-index="{at}"] .tile-link') for at in range(4)]
+    assert [one.get_attribute("aria-label") for one in shown] == [ranked[at] for at in (0, 3, 1, 4)]
+    # Screen readers read a heading before its images.
+    parts = tab.locator(".wall-page > li")
+    expect(parts).to_have_class(["wall-heading", "tile", "tile", *["wall-heading", "tile"] * 2])
+    expect(tab.locator("#summary")).to_have_text("4 images")
+    # A key shows a section, and goes on from there.
+    buttons = tab.locator(".chip-section")
+    expect(buttons).to_have_text(titles)
+    buttons.nth(2).focus()
     tab.keyboard.press("Enter")
-    expect(tab.locator(".tile")).to_have_count(2)
-    assert names(tab) == [ranked[1], ranked[3]]
-    expect(chips.first).to_have_attribute("aria-pressed", "true")
-    expect(tab.locator("#summary")).to_have_text("2 images")
-    assert query_of(tab)["why"] == ["caption"]
-    tab.go_back()
-    expect(tab.locator(".tile")).to_have_count(4)
-    chips.last.click()
-    expect(tab.locator(".tile")).to_have_count(1)
-    # A reason is of one query.
-    search(tab, "a blue circle")
-    expect(tab.locator(".tile")).to_have_count(4)
-    assert "why" not in query_of(tab)
+    expect(shown[3]).to_be_focused()
+    expect(tab.locator(".wall-heading").nth(2)).to_be_in_viewport()
+    tab.keyboard.press("ArrowUp")
+    expect(shown[2]).to_be_focused()
 
 
 def test_a_tile_names_its_tag_or_the_word_of_its_caption(visit: Visit) -> None:

@@ -37,6 +37,33 @@ def test_a_text_is_compared_with_given_captions(client: TestClient, service: Ser
     assert ("caption", True) in judged
 
 
+def test_likely_hits_are_counted_by_reason_on_every_page(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = {"text": "a red car 1", "sections": True}
+    flat = client.post("/v1/search", json=query).json()
+    assert flat["sections"] is None
+    monkeypatch.setattr("coca.search.query.engine.line_of", lambda *_: 1.0)
+    body = client.post("/v1/search", json=query).json()
+    assert {hit["id"] for hit in body["hits"]} == {hit["id"] for hit in flat["hits"]}
+    (section,) = body["sections"]
+    assert section["reasons"] == ["caption"]
+    likely = [hit["likely"] for hit in body["hits"]]
+    assert likely == [True] * section["count"] + [False] * (len(likely) - section["count"])
+    second = client.post("/v1/search", json=query | {"offset": 2, "limit": 2}).json()
+    assert second["sections"] == body["sections"]
+    assert [hit["id"] for hit in second["hits"]] == [hit["id"] for hit in body["hits"][2:4]]
+    answer = client.post("/v1/search", json=query | {"rerank": 2})
+    assert answer.status_code == 400
+    assert "leave one out" in answer.json()["error"]["message"]
+
+
+def test_the_sections_of_a_list_are_days(client: TestClient) -> None:
+    body = client.post("/v1/search", json={"sections": True, "limit": 1}).json()
+    assert sum(section["count"] for section in body["sections"]) == body["total"]
+    assert all(section["day"] is not None for section in body["sections"])
+
+
 def test_a_typing_error_is_answered_with_the_word_that_is_meant(client: TestClient) -> None:
     def meant(text: str) -> str | None:
         response = client.post("/v1/search", json={"text": text}).json()

@@ -78,12 +78,17 @@ def likely_hits(find: Callable[[int], list[Hit]]) -> list[Hit]:
     Args:
         find: Returns the first hits, as many as asked for, if there are.
     """
+    return [hit for hit in hits_through_likely(find) if hit.likely]
+
+
+def hits_through_likely(find: Callable[[int], list[Hit]]) -> list[Hit]:
+    """Find the first hits, up to the last likely hit or further."""
     count = FIRST_HITS
     while True:
         hits = find(count)
         is_last = len(hits) < count or count == MAX_RESULTS
         if is_last or not any(hit.likely for hit in hits[count // 2 :]):
-            return [hit for hit in hits if hit.likely]
+            return hits
         count = min(4 * count, MAX_RESULTS)
 
 

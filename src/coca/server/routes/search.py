@@ -17,6 +17,7 @@ from coca.search.mining.recommend import others_than, vector_on
 from coca.search.photo_filter import find_period, parse_period
 from coca.search.query.explanation import Explanation
 from coca.search.query.query_terms import Term, typed_terms, weigh_examples
+from coca.search.query.sections import in_sections
 from coca.search.query.videos import frames_of
 from coca.search.records import ID, METADATA, PATH
 from coca.search.records import Hit as FoundHit
@@ -99,8 +100,9 @@ class SearchRequest(Scope, ImageReference):
     copies included.
     """
 
-    days: bool = False
-    """Count the items of a list without a query by day."""
+    sections: bool = False
+    """Count the items of a list without a query by day. Of a query, order the likely hits by
+    reason, count them, and put the other hits after them."""
     hidden: bool = False
     """List the hidden items instead of the others; without a query only."""
 
@@ -136,11 +138,12 @@ class Hit(Item):
     """log p(text | image) in nats, of reranked hits."""
 
 
-class DayCount(Body):
-    """Number of items of a day."""
+class SectionCount(Body):
+    """Number of items of a day, or of likely hits with the same reasons."""
 
-    day: str
-    """`YYYY-MM-DD`; empty for items of unknown time."""
+    day: str | None = None
+    """`YYYY-MM-DD`; empty for items of unknown time, null for hits of a query."""
+    reasons: list[str] = []
     count: int
 
 
@@ -161,8 +164,9 @@ class SearchResponse(Body):
     offset: int
     total: int | None
     """Number of items of a list without a query, or of its groups; null with a query."""
-    days: list[DayCount] | None = None
-    """Items by day, newest first, if a list without a query asked for it."""
+    sections: list[SectionCount] | None = None
+    """Items by day, newest first, or likely hits by reason, in the order of the hits; null if not
+    asked for, or where it is unknown which hits are likely."""
     without: list[str] = []
     """What `text` does not want: after "-", "without", "no" or "not", in English and German."""
     period: FoundPeriod | None = None
@@ -221,11 +225,11 @@ def options_of(request: SearchRequest) -> ServedOptions:
 
 @dataclass(frozen=True)
 class Found:
-    """Hits of a request; of a list without a query, their number, and their number by day."""
+    """Hits of a request, their sections, and of a list without a query their number."""
 
-    hits: list[FoundHit]
+    hits: Sequence[FoundHit]
     total: int | None = None
-    days: list[tuple[str, int]] | None = None
+    sections: list[SectionCount] | None = None
 
 
 def run_search(tenant: Tenant, request: SearchRequest, options: ServedOptions) -> Found:
@@ -237,10 +241,24 @@ def run_search(tenant: Tenant, request: SearchRequest, options: ServedOptions) -
         if options.group_by in ("album", "video"):
             entries = first_of_groups(entries, options.group_by)
         page = entries[options.offset : options.offset + options.limit]
-        days = count_days(entries) if request.days else None
-        return Found(collection.catalog.hits(page), total=len(entries), days=days)
+        days = None
+        if request.sections:
+            days = [SectionCount(day=day, count=count) for day, count in count_days(entries)]
+        return Found(collection.catalog.hits(page), total=len(entries), sections=days)
     query = _checked_query(tenant, request, options, terms)
-    return Found(collection.engine.search_terms(terms, query))
+    if not request.sections:
+        return Found(collection.engine.search_terms(terms, query))
+
+    def find(count: int) -> list[FoundHit]:
+        first = QueryOptions(**dict(query)).replace(offset=0, limit=count)
+        return collection.engine.search_terms(terms, first)
+
+    end = query.offset + query.limit
+    hits, sections = in_sections(find, end)
+    counts = None
+    if sections is not None:
+        counts = [SectionCount(reasons=one.reasons, count=len(one.hits)) for one in sections]
+    return Found(hits[query.offset : end], sections=counts)
 
 
 def _checked_query(
@@ -256,6 +274,8 @@ def _checked_query(
             f"offset and limit of a query must add up to at most {MAX_RANKED:,}, got "
             f"{options.offset:,} and {options.limit:,}"
         )
+    if request.sections and options.rerank:
+        raise ArgumentError("sections order hits by reason, and rerank by the model: leave one out")
     images = options.rerank + sum(term.image is not None for term in terms)
     tenant.charge(texts=sum(term.text is not None for term in terms), images=images)
     # An unwanted item is not found again, nor is the item whose neighbours are searched.
@@ -341,16 +361,13 @@ def search(body: SearchRequest, tenant: CurrentTenant) -> SearchResponse:
     options = options_of(body)
     found = run_search(tenant, body, options)
     scored = found.total is None
-    days = None
-    if found.days is not None:
-        days = [DayCount(day=day, count=count) for day, count in found.days]
     return SearchResponse(
         collection=collection.name,
         hits=[hit_of(tenant, collection, hit, scored=scored) for hit in found.hits],
         limit=options.limit,
         offset=options.offset,
         total=found.total,
-        days=days,
+        sections=found.sections,
         without=[str(term.text) for term in typed_terms(body.text)[1:]] if body.text else [],
         period=_period(body.text or ""),
         did_you_mean=collection.engine.did_you_mean(body.text or ""),

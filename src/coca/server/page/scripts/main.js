@@ -13,11 +13,12 @@ import { count, language, number, switchLanguage, t, translatePage } from "./lan
 import { faultOf, hideMessage, queryName, showMessage, showNoItems, showNote } from "./messages.js";
 import { announce, report } from "./notices.js";
 import { rowHeight, sizeControl, themeButton } from "./preferences.js";
-import { allHits, likelyHits, ofReason, reasonChips } from "./reasons.js";
+import { hitsOf, sectionButtons } from "./reasons.js";
 import { SearchField } from "./search_field.js";
 import { canSave, saveSearch, showSearches } from "./searches.js";
+import { sectionsOf } from "./sections.js";
 import { Selection } from "./selection.js";
-import { Store, emptyState, hasQuery, itself, queryOf, resultOf, scopeOf, toQuery } from "./state.js";
+import { Store, askedOf, emptyState, hasQuery, itself, queryOf, resultOf, scopeOf, toQuery } from "./state.js";
 import { Suggestions } from "./suggestions.js";
 import { Terms } from "./terms.js";
 import { listenToTransfers } from "./transfer.js";
@@ -37,8 +38,8 @@ let service = { collections: [], writable: false, capabilities: [] };
 let period = null;
 /** Text of the query without typing errors; empty if it has none. */
 let meant = "";
-/** Counts of the reasons of the likely hits, see `countsOf` in reasons.js. */
-let reasons = [];
+/** Sections of the hits, see `hitsOf` in reasons.js. */
+let sections = [];
 
 const writable = () => service.writable;
 const addressOf = (item, at = 0) => location.pathname + toQuery({ ...store.state, item: item.id, at });
@@ -54,7 +55,7 @@ const fold = $("#fold");
 const terms = new Terms($("#chips"), store, thumbnailOf);
 const wall = new Wall($("#wall"), {
   addressOf,
-  asked: () => [store.state.text, ...store.state.terms.filter(({ kind, sign }) => kind === "text" && sign > 0).map(({ value }) => value)].join(" "),
+  asked: () => askedOf(store.state),
   selection,
   rowHeight,
   actions: {
@@ -113,28 +114,30 @@ function loadWall(at = 0) {
   const body = { ...scope, where: [...scope.where, ...itself(state)], ...queryOf(state, imageOf), group_by: "video" };
   document.body.classList.add("loading");
   const ended = field.measure();
-  const read = !hasQuery(state) ? listed(body) : state.why ? ofReason(body, state.why) : state.all ? allHits(body) : likelyHits(body);
+  const read = hasQuery(state) ? hitsOf(body, { asked: askedOf(state), all: state.all }) : listed(body);
   const source = async (offset, limit, signal) => {
     const response = await read(offset, limit, signal);
     if (response.folded) drawFold(response.total);
     if (offset > 0) return response;
     ended();
     document.body.classList.remove("loading");
-    describeResult(response);
+    describeResult(response, limit);
     return response;
   };
   wall.show(source, { length: hasQuery(state) ? 0 : expectedCount(state), at });
 }
 
-const listed = (body) => (offset, limit, signal) =>
-  api.search({ ...body, offset, limit, days: offset === 0 }, signal);
+const listed = (body) => async (offset, limit, signal) => {
+  const response = await api.search({ ...body, offset, limit, sections: offset === 0 }, signal);
+  return { ...response, headings: sectionsOf(response.sections ?? []) };
+};
 
 /** Draw the end of a number of likely hits, and the button that shows the others below them. */
 function drawFold(likely) {
   const show = () => {
     const at = wall.place ?? 0;
     store.set({ all: true }, { replace: true });
-    wall.addEventListener("received", () => wall.focus(wall.sections[0]?.start ?? likely), { once: true });
+    wall.addEventListener("received", () => wall.focus(likely), { once: true });
     loadWall(at);
   };
   fold.replaceChildren(
@@ -172,15 +175,15 @@ function expectedCount(state) {
   return filtered ? 0 : ((named ?? service.collections[0])?.count ?? 0);
 }
 
-function describeResult(response) {
+function describeResult(response, limit) {
   const { state } = store;
   const { hits, total } = response;
   period = response.period ?? null;
   meant = response.did_you_mean ?? "";
-  reasons = response.reasons ?? [];
+  sections = response.headings ?? [];
   const notes = [];
-  if (total !== null) notes.push(count(total, "image"));
-  else if (hits.length < response.limit) notes.push(count(hits.length, "image"));
+  if (total !== null && !response.isPart) notes.push(count(total, "image"));
+  else if (total === null && hits.length < limit) notes.push(count(hits.length, "image"));
   if (response.without?.length) notes.push(t("without {words}", { words: response.without.join(", ") }));
   summary.textContent = notes.join(" · ");
   hideMessage(message);
@@ -195,7 +198,7 @@ function describeResult(response) {
 function drawResultTools() {
   const { state } = store;
   const tools = [];
-  if (hasQuery(state)) tools.push(...reasonChips(reasons, store));
+  if (hasQuery(state)) tools.push(...sectionButtons(sections, (section) => wall.focus(section.start, "start")));
   if (state.hidden) tools.push(button(t("All images"), "left", () => store.set({ hidden: false }), { text: true }));
   if (meant) {
     tools.push(button(t("Did you mean “{text}”?", { text: meant }), "search", () => field.choose({ text: meant }), { text: true, class: "chip-add" }));

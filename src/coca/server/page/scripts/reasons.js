@@ -1,7 +1,7 @@
-// Reasons of the hits of a typed query: their names, chips that keep the hits of one, and the fold of unlikely hits.
+// Reasons of the hits of a typed query: their names, sections of hits with the same reason, and unlikely hits.
 
 import { api } from "./api.js";
-import { button } from "./dom.js";
+import { button, shorten } from "./dom.js";
 import { number, t } from "./language.js";
 
 /** Reason of hits whose image alone was compared; tiles do not name it. */
@@ -12,8 +12,7 @@ const REASONS = {
   tag: "Tag", person: "Person", place: "Place", album: "Album", year: "Year", caption: "Caption",
   "text in image": "Text in the image", "file name": "File name", [LOOKS_LIKE]: "Looks like it",
 };
-/** Number of hits among which those of one reason are looked for, and of chips. */
-const [MOST, MOST_CHIPS] = [1000, 6];
+const MOST_BUTTONS = 6;
 /** Ranked searches end here; lists of all items do not. */
 const MAX_RANKED = 16_384;
 /** Letters of a caption before its first word of the query. */
@@ -49,90 +48,54 @@ function bold(text) {
   return element;
 }
 
-const isLikely = ({ likely }) => likely !== false;
-
-/** Count the reasons of likely hits, most hits first: {reason, count, more}; `more`: further hits may follow. */
-function countsOf(hits, isWhole) {
-  const counts = new Map();
-  for (const { reason } of hits.filter(isLikely)) if (reason) counts.set(reason, (counts.get(reason) ?? 0) + 1);
-  const more = !isWhole && isLikely(hits.at(-1));
-  return [...counts].map(([reason, count]) => ({ reason, count, more }))
-    .sort((one, other) => other.count - one.count).slice(0, MOST_CHIPS);
+/** Name a section of likely hits: why a query finds them. */
+function titleOf({ reasons }, asked) {
+  const query = `“${shorten(asked, 40)}”`;
+  const nameIn = (reason) => {
+    if (reason === "caption") return t("Caption fits {query}", { query });
+    if (reason === LOOKS_LIKE) return t("Looks like {query}", { query });
+    return reason.startsWith("tag: ") ? t("Tagged “{tag}”", { tag: reason.slice(5) }) : nameOf(reason);
+  };
+  return reasons.map(nameIn).join(" · ");
 }
 
-/** Return a source of all hits of a query, best first. */
-export function allHits(body) {
-  return async (offset, limit, signal) => {
-    if (offset >= MAX_RANKED) return { hits: [], total: offset, limit };
-    const response = await api.search({ ...body, offset, limit: Math.min(limit, MAX_RANKED - offset) }, signal);
-    return { ...response, limit, reasons: countsOf(response.hits, response.hits.length < limit) };
-  };
+/** Build the headings of likely hits, and of the others that follow them, see `sectionsOf` in sections.js. */
+function headingsOf(sections, asked) {
+  let end = 0;
+  // Hits beyond those of one search are not counted.
+  const more = sections.reduce((sum, { count }) => sum + count, 0) < MAX_RANKED ? "" : "+";
+  const headings = sections.map((section) => {
+    const start = end;
+    end += section.count;
+    return { start, end, title: `${titleOf(section, asked)} (${number(section.count)}${more})` };
+  });
+  return [...headings, { start: end, end: Infinity, title: t("Probably not") }];
 }
 
 /**
- * Return a source of the likely hits of a query, whose last page is `folded` if others are left out. It has all
- * hits where none is likely, and where the service cannot judge them.
+ * Return a source of the hits of a query, for the wall. Hits that are sorted by time have no sections.
+ * @param {any} body request
+ * @param {{asked: string, all: boolean}} options `asked`: text of the query; `all`: whether unlikely hits follow the
+ *   likely ones; else the last page of likely hits is `folded` if there are others
  */
-export function likelyHits(body) {
-  const [all, likely] = [allHits(body), allHits({ ...body, likely: true })];
-  /** Promise of the source that the first hits decide. */
-  let chosen = null;
-  const choose = async (limit, signal) => {
-    const response = await all(0, limit, signal);
-    const found = response.hits.filter(isLikely);
-    const isDivided = found.length < response.hits.length;
-    if (response.hits.length < limit && found.length && isDivided) return listOf({ ...response, folded: true }, found);
-    // Hits that are sorted by time are likely, and those of an image are not judged.
-    const isJudged = !body.sort && response.hits.every(({ likely: one }) => one !== null);
-    if (!isJudged || response.hits.length < limit) return startingWith(response, all);
-    // Likely hits also follow after unlikely ones, on later pages as well.
-    const alone = async (offset, count, stop) => {
-      const page = await likely(offset, count, stop);
-      const total = offset + page.hits.length;
-      if (total === offset + count) return page;
-      return { ...page, total, folded: isDivided || (await all(total, 1, stop)).hits.length > 0 };
-    };
-    const first = await alone(0, limit, signal).catch((error) => {
-      if (!error.status) throw error;
-      // The model judges no image, and these hits have all words of the query.
-      return { hits: [] };
-    });
-    return first.hits.length ? startingWith(first, alone) : startingWith(response, all);
-  };
+export function hitsOf(body, { asked, all }) {
+  const read = (offset, limit, signal) => api.search({ ...body, sections: !body.sort, offset, limit }, signal);
   return async (offset, limit, signal) => {
-    chosen ??= choose(limit, signal).catch((error) => {
-      chosen = null;
-      throw error;
-    });
-    return (await chosen)(offset, limit, signal);
+    if (offset >= MAX_RANKED) return { hits: [], total: offset };
+    const response = await read(offset, Math.min(limit, MAX_RANKED - offset), signal);
+    if (!response.sections) return response;
+    const headings = headingsOf(response.sections, asked);
+    const { start: likely } = headings.at(-1);
+    if (all || !likely) return { ...response, headings };
+    const isPart = likely >= MAX_RANKED;
+    const hits = response.hits.slice(0, Math.max(0, likely - offset));
+    const hasOthers = async () => hits.length < response.hits.length || (await read(likely, 1, signal)).hits.length > 0;
+    const folded = !isPart && offset + limit >= likely && (await hasOthers());
+    return { ...response, hits, headings: headings.slice(0, -1), total: likely, isPart, folded };
   };
 }
 
-/** Return a source whose first page is read already. */
-const startingWith = (first, read) => (offset, limit, signal) =>
-  offset === 0 && limit === first.limit ? first : read(offset, limit, signal);
-
-/** Return a source of a list that was read as a whole. */
-const listOf = (response, hits) => async (offset, limit) =>
-  ({ ...response, hits: hits.slice(offset, offset + limit), total: hits.length });
-
-/** Return a source of the hits of one reason among the first ones of a query. */
-export function ofReason(body, why) {
-  let whole = null;
-  return async (offset, limit, signal) => {
-    whole ??= await allHits(body)(0, MOST, signal);
-    return listOf(whole, whole.hits.filter((hit) => hit.reason === why && isLikely(hit)))(offset, limit);
-  };
-}
-
-/** Build the chips of reasons; one that is pressed keeps its hits alone. */
-export function reasonChips(reasons, store) {
-  const { why } = store.state;
-  if (reasons.length < 2 && !why) return [];
-  return reasons.map(({ reason, count, more }) => {
-    const isOn = reason === why;
-    return button(`${nameOf(reason)} (${number(count)}${more ? "+" : ""})`, null, () => store.set({ why: isOn ? "" : reason }), {
-      text: true, class: "chip-why", "aria-pressed": String(isOn),
-    });
-  });
-}
+/** Build a button for each section, which shows it. */
+export const sectionButtons = (sections, show) =>
+  (sections.length < 2 ? [] : sections.slice(0, MOST_BUTTONS)
+    .map((section) => button(section.title, null, () => show(section), { text: true, class: "chip-section" })));

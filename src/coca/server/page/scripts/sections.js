@@ -1,7 +1,7 @@
 // Sections of a list by date: days, of which neighbours with few images share a heading.
 
 import { h } from "./dom.js";
-import { daysName, t } from "./language.js";
+import { daysName } from "./language.js";
 
 /** Number of images with which a day, or a run of days, has a heading of its own. */
 const FEW = 5;
@@ -23,17 +23,6 @@ export function sectionsOf(days) {
     start = end;
   }
   return runs.map(({ start: at, end, first, last }) => ({ start: at, end, title: daysName(first, last) }));
-}
-
-/**
- * Build the section of hits that probably do not show the query, after the last likely hit.
- * @param {any[]} hits all hits that are loaded, from the first one on
- * @returns {{start: number, end: number, title: string}[]} empty while likely hits may follow
- */
-export function unlikelyOf(hits) {
-  const start = hits.findLastIndex(({ likely }) => likely) + 1;
-  const ends = start < hits.length && hits[start].likely === false;
-  return ends ? [{ start, end: Infinity, title: t("Probably not") }] : [];
 }
 
 /** Name the places of items, those with most of them first. */

@@ -19,8 +19,6 @@ export function emptyState() {
     to: "",
     /** Order of the hits of a query: "" (best first), "newest" or "oldest". */
     sort: "",
-    /** Reason of the hits that are shown, such as "tag: dog"; empty: any. */
-    why: "",
     /** Whether hits that probably do not show the query are shown below the others. */
     all: false,
     /** Whether the hidden items are shown instead of the others. */
@@ -58,7 +56,6 @@ export function toQuery(state) {
   put("from", state.from);
   put("to", state.to);
   put("sort", hasQuery(state) ? state.sort : "");
-  put("why", hasQuery(state) ? state.why : "");
   put("all", hasQuery(state) && state.all ? "1" : "");
   put("hidden", state.hidden ? "1" : "");
   put("item", state.item);
@@ -87,7 +84,6 @@ export function fromQuery(text) {
   state.from = day(query.get("from"));
   state.to = day(query.get("to"));
   state.sort = ORDERS.includes(query.get("sort")) ? query.get("sort") : "";
-  state.why = query.get("why") ?? "";
   state.all = query.get("all") === "1";
   state.hidden = query.get("hidden") === "1";
   state.item = query.get("item") ?? "";
@@ -98,7 +94,11 @@ export function fromQuery(text) {
 /** The part of a state that decides which items the wall shows. */
 export const resultOf = (state) => toQuery({ ...state, item: "", all: false });
 
-const askedOf = ({ text, terms }) => JSON.stringify([text, terms]);
+/** Texts of a query that are wanted. */
+export const askedOf = ({ text, terms }) =>
+  [text, ...terms.filter(({ kind, sign }) => kind === "text" && sign > 0).map(({ value }) => value)].join(" ").trim();
+
+const queryKey = ({ text, terms }) => JSON.stringify([text, terms]);
 
 const day = (text) => (/^\d{4}-\d\d-\d\d$/.test(text ?? "") ? text : "");
 
@@ -192,8 +192,8 @@ export class Store extends EventTarget {
   /** Change parts of the state; `replace` adds no entry to the history. */
   set(changes, { replace = false } = {}) {
     const state = { ...this.state, at: 0, ...changes };
-    // Reasons are those of one query.
-    if (askedOf(state) !== askedOf(this.state)) Object.assign(state, { why: "", all: false }, changes);
+    // Unlikely hits are those of one query.
+    if (queryKey(state) !== queryKey(this.state)) Object.assign(state, { all: false }, changes);
     const query = toQuery(state);
     if (query !== toQuery(this.state)) {
       const address = location.pathname + query;

@@ -3,8 +3,7 @@
 import { $, h, perFrame } from "./dom.js";
 import { letterOf } from "./keyboard.js";
 import { t } from "./language.js";
-import { PAGE_SIZE, ResultPage } from "./result_page.js";
-import { sectionsOf, unlikelyOf } from "./sections.js";
+import { HEADING_HEIGHT, PAGE_SIZE, ResultPage } from "./result_page.js";
 import { rankOf, tile } from "./tile.js";
 
 /** Distance from the viewport, in CSS pixels, at which a page is requested and drawn. */
@@ -72,7 +71,7 @@ export class Wall extends EventTarget {
   /**
    * Show a result; the old one stays until the first items of the new one are there.
    * @param {(offset: number, limit: number, signal?: AbortSignal) => Promise<any>} source reads items
-   *   from an offset; `total` is null where it is unknown
+   *   from an offset; `total` is null where it is unknown, and the first ones have `headings`, the sections
    * @param {{length?: number, at?: number}} options `length`: expected number of items, until the
    *   first response; `at`: index of the item to begin at
    */
@@ -145,12 +144,12 @@ export class Wall extends EventTarget {
     return -1;
   }
 
-  /** Focus the tile of an index, and scroll to it. */
-  focus(index) {
+  /** Focus the tile of an index, and scroll to it; `where`: see `reveal`. */
+  focus(index, where = "nearest") {
     const page = this.#pageOf(index);
     if (!page) return;
     this.#setCurrent(index);
-    this.reveal(index);
+    this.reveal(index, where);
     if (page.items && !page.tiles.length) page.draw();
     const link = page.tiles[index % PAGE_SIZE]?.querySelector(".tile-link");
     this.#focusing = !link;
@@ -161,11 +160,12 @@ export class Wall extends EventTarget {
     this.focus(this.#current);
   }
 
-  /** Scroll to the tile of an index; `where`: "start" or "nearest". */
+  /** Scroll to the tile of an index, with its heading; `where`: "start" or "nearest". */
   reveal(index, where = "nearest") {
     const box = this.#box(index);
     if (!box) return;
-    const header = headerHeight() + GAP * 2;
+    const isFirst = this.sections.some(({ start }) => start === index);
+    const header = headerHeight() + (isFirst ? HEADING_HEIGHT : GAP * 2);
     const y = this.#top + box.y;
     if (where === "start" || y < header) scrollBy(0, y - header);
     else if (y + box.height > innerHeight) scrollBy(0, y + box.height - innerHeight + GAP * 2);
@@ -350,16 +350,12 @@ export class Wall extends EventTarget {
     this.dispatchEvent(new CustomEvent("failed", { detail: { error, first: start === 0 } }));
   }
 
-  #received(page, { hits, total, days }) {
+  #received(page, { hits, total, headings }) {
     const seen = this.#firstVisible();
     const before = this.#box(seen)?.y ?? 0;
     page.items = hits;
-    if (page.start === 0 && days) this.sections = sectionsOf(days);
+    if (page.start === 0) this.sections = headings ?? [];
     const end = page.start + hits.length;
-    if (total === null) {
-      const gap = this.pages.findIndex(({ items }) => !items);
-      this.sections = unlikelyOf(this.#itemsOf({ start: 0, end: (gap < 0 ? this.pages.length : gap) * PAGE_SIZE }));
-    }
     if (total !== null && total !== undefined) this.#resize(total, true);
     else if (hits.length < PAGE_SIZE) this.#resize(end, true);
     else this.#resize(Math.max(this.length, end + PAGE_SIZE), false);

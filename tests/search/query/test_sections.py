@@ -1,0 +1,101 @@
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coca.search.query.engine import SearchEngine
+from coca.search.query.sections import in_sections, sections_of
+from coca.search.records import Hit, Record
+from coca.search.store import Collection
+
+RECORDS = 60
+
+
+@pytest.fixture
+def engine(
+    embedder: Any, collection: Collection, make_record: Callable[..., Record]
+) -> SearchEngine:
+    """Engine over records with cosines of -1 to 1 to "sea", ten of which are tagged."""
+    embedder.class_vectors = np.eye(embedder.embed_dim, dtype=np.float32)
+    sea, other = embedder.direction(b"sea"), embedder.direction(b"other")
+    other -= (other @ sea) * sea
+    other /= np.linalg.norm(other)
+    collection.upsert(
+        make_record(
+            f"{row}",
+            vector=(cosine * sea + np.sqrt(1 - cosine**2) * other).astype(np.float32),
+            tags=("sea",) if row % 6 == 0 else (),
+        )
+        for row, cosine in enumerate(np.linspace(-1, 1, RECORDS))
+    )
+    return SearchEngine(embedder, collection)
+
+
+def found(engine: SearchEngine, limit: int) -> list[Hit]:
+    return engine.search("sea", limit=limit)
+
+
+def test_likely_hits_are_in_sections_and_the_others_follow(engine: SearchEngine) -> None:
+    ranked = found(engine, RECORDS)
+    hits, sections = in_sections(partial(found, engine), RECORDS)
+    assert sections is not None
+    assert [section.reasons for section in sections] == [["tag: sea"], ["looks like"]]
+    for section in sections:
+        own = [hit for hit in ranked if hit.likely and hit.reason in section.reasons]
+        assert section.hits == own
+    likely = [hit for section in sections for hit in section.hits]
+    assert len(likely) == sum(hit.likely is True for hit in ranked) < RECORDS
+    assert hits == [*likely, *(hit for hit in ranked if not hit.likely)]
+
+
+@pytest.mark.parametrize("first", [2, 20, 1_000])
+def test_pages_are_parts_of_one_list(
+    engine: SearchEngine, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    every, sections = in_sections(partial(found, engine), RECORDS)
+    monkeypatch.setattr("coca.search.query.likely.FIRST_HITS", first)
+    for start in range(0, RECORDS, 7):
+        hits, own = in_sections(partial(found, engine), start + 7)
+        assert (hits[start : start + 7], own) == (every[start : start + 7], sections)
+
+
+def test_a_query_without_a_line_has_no_sections(engine: SearchEngine, embedder: Any) -> None:
+    embedder.class_vectors = None
+    assert in_sections(partial(found, engine), RECORDS) == (found(engine, RECORDS), None)
+
+
+@pytest.mark.parametrize(
+    ("reasons", "sections"),
+    [
+        ("t l l l l l l l", ["t l"]),
+        ("t t t t t l l l l l", ["t", "l"]),
+        ("t t t t t c c l l l l l l", ["t", "c l"]),
+        ("t t c c p l l l l l l", ["t c p", "l"]),
+        ("l l l l l l t t t t t", ["l", "t"]),
+        ("c c c c c c l l", ["c l"]),
+        ("t l", ["t l"]),
+        ("", []),
+    ],
+)
+def test_few_hits_share_a_section_in_the_order_of_the_ranking(
+    reasons: str, sections: list[str]
+) -> None:
+    hits = [
+        Hit(id=f"{rank}", score=-float(rank), path="", caption="", metadata={}, reason=reason)
+        for rank, reason in enumerate(reasons.split())
+    ]
+    divided = sections_of(hits)
+    assert [" ".join(section.reasons) for section in divided] == sections
+    for section in divided:
+        assert section.hits == [hit for hit in hits if hit.reason in section.reasons]
+
+
+def test_the_section_with_the_best_hits_comes_first() -> None:
+    order = "l t l l l t t t l t t t t t"
+    hits = [
+        Hit(id=f"{rank}", score=-float(rank), path="", caption="", metadata={}, reason=reason)
+        for rank, reason in enumerate(order.split())
+    ]
+    assert [section.reasons for section in sections_of(hits)] == [["l"], ["t"]]
