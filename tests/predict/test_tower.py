@@ -23,13 +23,12 @@ from coca.predict import tower as tower_module
 from coca.predict.image_text_predictor import ImageTextPredictor
 from coca.predict.torch_loading import load_coca
 from coca.predict.tower import TowerConfig, TowerEncoder, TowerPredictor, load_tower
-from coca.train.tracker import read_metrics
 from coca.workflows.collections.collection_model import open_search
 from coca.workflows.collections.index import index_images
 from coca.workflows.training.finetune import finetune
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
 from tiny_image_text import write_openclip, write_transformers
-from tiny_run import same
+from tiny_run import read_metrics, same
 from tiny_workflows import (
     NAMES,
     RECIPE,

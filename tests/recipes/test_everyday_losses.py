@@ -20,7 +20,6 @@ from coca.model.lora import merged
 from coca.model.pretrained import assemble
 from coca.train.losses import LossConfig, Losses
 from coca.train.objective import CoCaObjective
-from coca.train.tracker import read_metrics
 from coca.workflows.training.init_weights import class_texts
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
 from everyday_plugin import register_losses
@@ -33,6 +32,7 @@ from tiny import (
     sharpened,
     tiny_config,
 )
+from tiny_run import read_metrics
 from tiny_workflows import recipe, stopping_at, write_squares
 from word_vectors import WordVectors
 

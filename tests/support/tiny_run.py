@@ -1,5 +1,6 @@
 """A training run small enough for a test, and how it is killed."""
 
+import json
 import os
 import random
 import signal
@@ -22,7 +23,7 @@ from coca.train.losses import LossConfig, Losses
 from coca.train.objective import CoCaObjective
 from coca.train.optim.optimizer import OptimizerConfig
 from coca.train.optim.schedule import ScheduleConfig
-from coca.train.tracker import Tracker, make_trackers, read_metrics
+from coca.train.tracker import METRICS_FILE, Tracker, make_trackers
 from coca.train.trainer import TrainConfig, Trainer
 from tiny import caption, seed_weights, tiny_config
 
@@ -133,6 +134,13 @@ def assert_same_checkpoint(run_folder: Path, expected: Path) -> None:
     assert ours.step == theirs.step
     for group in ("model", "optimizer", "ema"):
         assert same(ours.group(group), theirs.group(group)), group
+
+
+def read_metrics(run_folder: Path) -> list[dict[str, Any]]:
+    """The complete rows of the tracker `jsonl`, each with its `step`."""
+    path = run_folder / METRICS_FILE
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
 
 def rows(run_folder: Path) -> list[dict[str, float]]:

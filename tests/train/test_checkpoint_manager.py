@@ -18,7 +18,6 @@ from coca.model.coca import CoCa
 from coca.train.checkpoints import CheckpointManager, require_same_run
 from coca.train.distributed.context import DistributedContext
 from coca.train.losses import Losses
-from coca.train.tracker import read_metrics
 from coca.train.trainer import Trainer
 from tiny import tiny_config
 from tiny_run import (
@@ -27,6 +26,7 @@ from tiny_run import (
     TinyStream,
     assert_same_checkpoint,
     newest,
+    read_metrics,
     recording,
     rows,
     same,

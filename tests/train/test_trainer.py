@@ -19,7 +19,7 @@ from coca.model.coca import CoCa
 from coca.train.losses import LossConfig
 from coca.train.optim.ema import EmaConfig
 from coca.train.optim.schedule import ScheduleConfig
-from coca.train.tracker import JsonLinesTracker, read_metrics
+from coca.train.tracker import JsonLinesTracker
 from coca.train.trainer import (
     CUBLAS_WORKSPACE,
     TrainConfig,
@@ -32,6 +32,7 @@ from tiny_run import (
     Bars,
     SignalAfter,
     TinyStream,
+    read_metrics,
     recording,
     rows,
     same,

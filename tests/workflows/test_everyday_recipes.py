@@ -14,11 +14,11 @@ from coca.data.sample import Sample
 from coca.data.sources.tar.shards import ShardWriter
 from coca.model.encoders.efficientnet import EfficientNetLite
 from coca.predict.torch_loading import load_coca
-from coca.train.tracker import read_metrics
 from coca.workflows.evaluation.evaluate import SuiteConfig
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
 from everyday_plugin import register_losses
 from tiny_data import image_bytes
+from tiny_run import read_metrics
 from word_vectors import WordVectors
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"

@@ -11,11 +11,11 @@ from coca.core.config.frozen_config import load_config
 from coca.model.coca import CoCa
 from coca.model.pretrained import count_parameters
 from coca.predict.torch_loading import load_coca
-from coca.train.tracker import read_metrics
 from coca.workflows.training.pretrain import PretrainConfig
 from tiny import transformer
 from tiny_ranks import on_ranks
 from tiny_recipes import RECIPES, both_stages_on_this_rank, run_recipe, write_shards
+from tiny_run import read_metrics
 
 MODELS = {"coca_base": 383e6, "coca_large": 787e6, "coca_2b": 2.1e9}
 

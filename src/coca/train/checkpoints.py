@@ -35,6 +35,7 @@ from coca.model.checkpoint import (
     step_folder,
 )
 from coca.model.deferred_weights import DeferredWeights
+from coca.model.losses.collectives import local_shard
 from coca.model.sharded_safetensors import (
     Description,
     Groups,
@@ -103,7 +104,9 @@ class SavedGroup:
                     f"{tuple(tensor.shape)} here"
                 )
         shards = {name: tensor for name, tensor in tensors.items() if _is_sharded(tensor)}
-        whole = {name: _local(tensor) for name, tensor in tensors.items() if name not in shards}
+        whole = {
+            name: local_shard(tensor) for name, tensor in tensors.items() if name not in shards
+        }
         read = {**shards, **whole} if self._world.is_main else shards
         parts = {name: _own_part(tensor) for name, tensor in read.items()}
         fault: ModelError | None = None
@@ -131,13 +134,9 @@ def _is_sharded(tensor: Tensor) -> bool:
     return isinstance(tensor, DTensor) and any(isinstance(it, Shard) for it in tensor.placements)
 
 
-def _local(tensor: Tensor) -> Tensor:
-    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
-
-
 def _own_part(tensor: Tensor) -> TensorPart:
     """Locate this rank's part of a full tensor, which is all of it without shards."""
-    local = _local(tensor)
+    local = local_shard(tensor)
     offsets = [0] * local.ndim
     # A rank without any row of a small tensor has no chunk.
     if isinstance(tensor, DTensor) and local.numel():

@@ -68,18 +68,6 @@ def make_trackers(names: Iterable[str], run_dir: str | Path) -> list[Tracker]:
     return [TRACKERS.get(name)(Path(run_dir)) for name in names]
 
 
-def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
-    """Read the rows of `jsonl` in order, each with its `step`; empty if there is no file.
-
-    An incomplete last line of a killed run is skipped.
-    """
-    path = Path(run_dir) / METRICS_FILE
-    if not path.exists():
-        return []
-    with storage_errors(path):
-        return [row for line in path.read_bytes().splitlines() if (row := _row(line)) is not None]
-
-
 @TRACKERS.register("jsonl")
 class JsonLinesTracker:
     """One JSON object per line in `metrics.jsonl`: `step`, then the metrics sorted by name.

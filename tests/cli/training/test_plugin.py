@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from coca.train.tracker import read_metrics
 from tiny_data import image_bytes
+from tiny_run import read_metrics
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "plugin.py"
 

@@ -13,8 +13,8 @@ import yaml
 
 import coca
 from coca.model.checkpoint import load_newest
-from coca.train.tracker import read_metrics
 from tiny_cli import Run, RunJson
+from tiny_run import read_metrics
 
 RECIPE = {
     "run": "runs/tiny",

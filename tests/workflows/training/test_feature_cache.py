@@ -14,9 +14,8 @@ from coca.core.config.frozen_config import load_config
 from coca.core.errors import ConfigError, DataError
 from coca.model.encoders.timm import TimmEncoder
 from coca.predict.torch_loading import load_coca
-from coca.train.tracker import read_metrics
 from coca.workflows.training.pretrain import PretrainConfig, compute_features, pretrain
-from tiny_run import same
+from tiny_run import read_metrics, same
 from tiny_workflows import RECIPE, stopping_at
 
 AUGMENT = ("data.augment.flip=0.5", "data.augment.color=0.5", "data.features.views=3")

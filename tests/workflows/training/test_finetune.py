@@ -10,9 +10,9 @@ from coca.model.encoders.vit import VisionTransformer
 from coca.predict.torch_loading import load_coca
 from coca.predict.torch_predictor import TorchPredictor
 from coca.train.optim.param_groups import parameter_groups
-from coca.train.tracker import read_metrics
 from coca.workflows.training.finetune import finetune, paced
 from tiny_model import write_model
+from tiny_run import read_metrics
 from tiny_workflows import CLASSES, finetune_recipe, stopping_at, write_classes
 
 

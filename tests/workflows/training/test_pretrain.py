@@ -12,11 +12,10 @@ from coca.core.config.frozen_config import load_config
 from coca.core.errors import ConfigError, DataError
 from coca.model.encoders.vit import VisionTransformer
 from coca.predict.torch_loading import load_coca
-from coca.train.tracker import read_metrics
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
 from coca.workflows.training.training_run import RunResult
 from tiny_ranks import on_ranks
-from tiny_run import newest, same
+from tiny_run import newest, read_metrics, same
 from tiny_workflows import NAMES, recipe, run_on_this_rank, write_squares
 
 

@@ -14,11 +14,10 @@ from safetensors.torch import load_file
 import coca
 from coca.core.config.frozen_config import load_config
 from coca.core.errors import ConfigError, DataError
-from coca.train.tracker import read_metrics
 from coca.workflows.training.pretrain import pretrain
 from coca.workflows.training.run_evaluation import EvalConfig, best_of, is_best_low
 from tiny_ranks import on_ranks
-from tiny_run import assert_same_checkpoint, newest
+from tiny_run import assert_same_checkpoint, newest, read_metrics
 from tiny_workflows import recipe, stopping_at, watched_run
 
 RANDOM = (

@@ -18,6 +18,12 @@ def rank_of(group: dist.ProcessGroup | None = None) -> int:
     return dist.get_rank(group) if world_size(group) > 1 else 0
 
 
+def local_shard(tensor: Tensor) -> Tensor:
+    """Return this rank's shard of a DTensor, any other tensor as it is; a view without gradient."""
+    # Not by its class, whose import takes a second that models without ranks do not need.
+    return (tensor.to_local() if hasattr(tensor, "to_local") else tensor).detach()
+
+
 def all_reduce_sum(
     numbers: Float[Tensor, "*shape"], group: dist.ProcessGroup | None = None
 ) -> Float[Tensor, "*shape"]:

@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from coca.core.config.frozen_config import Config
 from coca.core.errors import ConfigError
 from coca.model.layers.transformer import CrossBlock, TransformerBlock
+from coca.model.losses.collectives import local_shard
 from coca.model.openclip.openclip import OpenCLIPDecoderLayer
 from coca.train.blocks import prepare_blocks_
 from coca.train.distributed.context import DistributedContext
@@ -148,7 +149,7 @@ class ParallelModel(Generic[ModelT]):
         """Yield this rank's shard of each gradient, with the parameter name."""
         for name, parameter in self.model.named_parameters():
             if (whole := parameter.grad) is not None:
-                yield name, whole.to_local() if isinstance(whole, DTensor) else whole
+                yield name, local_shard(whole)
 
     def gradient_norm(self) -> Tensor:
         """Compute the global gradient norm, equal on every rank."""

@@ -7,10 +7,10 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _NormBase
 
 from coca.core.config.frozen_config import Config
+from coca.model.losses.collectives import local_shard
 
 
 class EmaConfig(Config):
@@ -47,28 +47,28 @@ class Ema:
     def reset(self) -> None:
         """Set the averages to the current weights."""
         for weight, average in zip(self._weights, self._averages, strict=True):
-            _local(average).copy_(_local(weight))
+            local_shard(average).copy_(local_shard(weight))
 
     @torch.no_grad()
     def update(self, number: int) -> None:
         """Update the averages with the current weights; `number` counts updates from 1."""
-        weights = [_local(weight).float() for weight in self._weights]
-        averages = [_local(average) for average in self._averages]
+        weights = [local_shard(weight).float() for weight in self._weights]
+        averages = [local_shard(average) for average in self._averages]
         torch._foreach_lerp_(averages, weights, 1 - self.config.decay_at(number))
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Set the weights to their averages within the block; each rank changes its own shards."""
         with torch.no_grad():
-            before = [_local(weight).clone() for weight in self._weights]
+            before = [local_shard(weight).clone() for weight in self._weights]
             for weight, average in zip(self._weights, self._averages, strict=True):
-                _local(weight).copy_(_local(average))
+                local_shard(weight).copy_(local_shard(average))
         try:
             yield
         finally:
             with torch.no_grad():
                 for weight, kept in zip(self._weights, before, strict=True):
-                    _local(weight).copy_(kept)
+                    local_shard(weight).copy_(kept)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the averages by parameter name, as views."""
@@ -84,8 +84,3 @@ def _statistics(model: nn.Module) -> dict[str, Tensor]:
         for name, buffer in module.named_buffers(recurse=False)
         if buffer.is_floating_point()
     }
-
-
-def _local(tensor: Tensor) -> Tensor:
-    """Return this rank's shard of a DTensor as a view; any other tensor as it is."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
