@@ -105,12 +105,7 @@ class RemoteFolder:
         else:
             # An address with a query may be signed for GET only.
             head = self._obstore.get(self._store, "", options={"range": (0, 1)}).meta
-        state: dict[str, int | str] = {"bytes": int(head["size"])}
-        if head["e_tag"]:
-            return state | {"etag": str(head["e_tag"])}
-        # A server without a modification time yields the Unix epoch.
-        modified = head["last_modified"]
-        return state | ({"modified": str(modified)} if modified.timestamp() else {})
+        return _state(head)
 
     def read(self, name: str, ranges: Sequence[Range]) -> list[bytes]:
         """Read byte ranges of a file."""
@@ -123,11 +118,24 @@ class RemoteFolder:
         """Write a file as a whole."""
         self._obstore.put(self._store, self._path(name), content)
 
+    def states(self) -> dict[str, dict[str, int | str]]:
+        """Return the `state` of each file of the folder by name, with a request per 1,000 files."""
+        listing = self._obstore.list_with_delimiter(self._store, self._prefix or None)
+        return {entry["path"].rpartition("/")[2]: _state(entry) for entry in listing["objects"]}
+
     def match(self, pattern: str) -> list[str]:
         """List the files that match a pattern with `*`, sorted."""
-        listing = self._obstore.list_with_delimiter(self._store, self._prefix or None)
-        names = (entry["path"].rpartition("/")[2] for entry in listing["objects"])
-        return sorted(fnmatch.filter(names, pattern))
+        return sorted(fnmatch.filter(self.states(), pattern))
 
     def _path(self, name: str) -> str:
         return self._prefix + self._decode(name)
+
+
+def _state(entry: Any) -> dict[str, int | str]:
+    state: dict[str, int | str] = {"bytes": int(entry["size"])}
+    if entry["e_tag"]:
+        # Azure lists ETags without quotes.
+        return state | {"etag": str(entry["e_tag"]).strip('"')}
+    # A server without a modification time yields the Unix epoch.
+    modified = entry["last_modified"]
+    return state | ({"modified": str(modified)} if modified.timestamp() else {})

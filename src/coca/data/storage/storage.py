@@ -14,14 +14,21 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
+from contextlib import contextmanager, suppress
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from coca.core.errors import DataError
 from coca.core.files.local_files import check_regular, open_regular, read_regular
-from coca.data.storage.remote import Range, RemoteFolder, check_fork, open_folder, split_url
+from coca.data.storage.remote import (
+    WEB,
+    Range,
+    RemoteFolder,
+    check_fork,
+    open_folder,
+    split_url,
+)
 
 # LRU cache of open files for threads: a file is closed after its last reader is done.
 
@@ -131,6 +138,8 @@ SKIP_FROM_BYTES = 2 << 20
 them, at 40 ms a request and 50 MB/s."""
 MAX_FOLDERS = 256
 """Maximum number of remote folders, each with its connections, that are kept open."""
+MAX_BLOCKS = 256
+"""Maximum number of blocks of remote files that are kept in memory."""
 
 
 def is_remote(path: str) -> bool:
@@ -153,6 +162,9 @@ class Storage:
         self._open_files = OpenFiles()
         # Bounded, since URLs with a query have a store each.
         self._open_folder = lru_cache(MAX_FOLDERS)(open_folder)
+        # Not of a method, which would keep this reader and its open files.
+        self.read_block = lru_cache(MAX_BLOCKS)(partial(_read_block, self._open_folder))
+        """Read one byte range of a file that does not change; the last ranges stay in memory."""
 
     def __reduce__(self) -> tuple[object, ...]:
         # Handles are not valid in another process.
@@ -170,7 +182,7 @@ class Storage:
             also `etag`, or else `modified`, if its store has them.
         """
         if is_remote(path):
-            folder, name = self._folder(path)
+            folder, name = _located(self._open_folder, path)
             return _retried(path, lambda: folder.state(name))
         with _local_errors(path):
             status = check_regular(path)
@@ -184,10 +196,27 @@ class Storage:
     def read(self, path: str, ranges: Sequence[Range]) -> list[bytes]:
         """Read byte ranges of a file."""
         if is_remote(path):
-            folder, name = self._folder(path)
-            return _retried(path, lambda: _whole(folder.read(name, ranges), ranges))
+            return _read_remote(self._open_folder, path, ranges)
         with _local_errors(path):
             return self._open_files.read(path, ranges)
+
+    def states(self, paths: Sequence[str]) -> dict[str, dict[str, int | str]]:
+        """Return the `state` of each file that exists; folders of object stores are listed.
+
+        Files of web servers, which cannot be listed, are left out.
+        """
+        found: dict[str, dict[str, int | str]] = {}
+        listed: dict[str, dict[str, dict[str, int | str]]] = {}
+        for path in paths:
+            parent, _, name = path.rpartition("/")
+            if is_remote(path) and path.partition("://")[0] not in WEB:
+                if parent not in listed:
+                    listed[parent] = _retried(path, _located(self._open_folder, path)[0].states)
+                found |= {path: state} if (state := listed[parent].get(name)) else {}
+            elif not is_remote(path):
+                with suppress(DataError):
+                    found[path] = self.state(path)
+        return found
 
     def read_all(self, path: str, *, max_bytes: int | None = None) -> bytes:
         """Read a whole file."""
@@ -204,7 +233,7 @@ class Storage:
 
     def write(self, url: str, content: bytes) -> None:
         """Write a remote file as a whole."""
-        folder, name = self._folder(url)
+        folder, name = _located(self._open_folder, url)
         _retried(url, lambda: folder.write(name, content), done="written")
 
     def open(self, path: str, *, skips: bool = False) -> io.BufferedReader:
@@ -241,7 +270,7 @@ class Storage:
 
     def _match(self, path: str, suffix: str) -> list[str]:
         if is_remote(path):
-            folder, name = self._folder(path)
+            folder, name = _located(self._open_folder, path)
             if "*" not in name:
                 return [path]
             parent = path.rpartition("/")[0]
@@ -255,10 +284,11 @@ class Storage:
             return _files(fixed, str(local.relative_to(fixed)))
         return [path] if local.exists() else []
 
-    def _folder(self, url: str) -> tuple[RemoteFolder, str]:
-        check_fork(url)
-        parent, name = split_url(url)
-        return self._open_folder(parent), name
+
+def _located(open_folder: Callable[[str], RemoteFolder], url: str) -> tuple[RemoteFolder, str]:
+    check_fork(url)
+    parent, name = split_url(url)
+    return open_folder(parent), name
 
 
 def matches(path: str, pattern: str) -> bool:
@@ -310,6 +340,19 @@ def _local_errors(path: str) -> Iterator[None]:
         raise DataError(f"{path!r} names no file: {error}", reason="unreadable") from error
     except EOFError as error:
         raise DataError(f"{path} is truncated: {error}", reason="truncated") from error
+
+
+def _read_remote(
+    open_folder: Callable[[str], RemoteFolder], path: str, ranges: Sequence[Range]
+) -> list[bytes]:
+    folder, name = _located(open_folder, path)
+    return _retried(path, lambda: _whole(folder.read(name, ranges), ranges))
+
+
+def _read_block(
+    open_folder: Callable[[str], RemoteFolder], path: str, start: int, end: int
+) -> bytes:
+    return _read_remote(open_folder, path, [(start, end)])[0]
 
 
 def _whole(parts: list[bytes], ranges: Sequence[Range]) -> list[bytes]:

@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +14,10 @@ from coca.core.errors import ConfigError, DataError
 from coca.core.files.formats import IMAGE_FORMATS
 from coca.data.sample import Sample
 from coca.data.sources.factory import open_source
+from coca.data.sources.tar.index import index_tars
 from coca.data.sources.tar.shards import REMOTE_BLOCK, ShardsConfig, ShardSource, ShardWriter
+from coca.data.storage.remote import RemoteFolder
+from coca.data.storage.storage import Storage
 from tiny_data import image_bytes, make_samples
 
 
@@ -258,6 +262,67 @@ def test_remote_shards_are_read_in_blocks_and_indexed_in_the_given_folder(tmp_pa
     assert source.read_many([5, 0, 4]) == [make_samples(6)[n] for n in (5, 0, 4)]
     assert source.fingerprint == open_shards(packed).fingerprint
     assert open_shards(packed, block_size=9).block_size == 9
+
+
+@pytest.fixture
+def catalogued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Five remote tars of which a machine indexed all into a remote folder; another reads them."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache of another machine"))
+    for path in pack(tmp_path / "packed", make_samples(20)):
+        path.with_name(f"{path.name}.idx").unlink()
+    options = {"path": f"file://{tmp_path}/packed/*.tar", "index_folder": f"file://{tmp_path}/kept"}
+    tars = Storage().find([options["path"]], suffix=".tar")
+    assert list(index_tars(tars, folder=options["index_folder"])) == [4] * 5
+    shutil.rmtree(tmp_path / "cache of another machine")
+    return options
+
+
+def test_tars_are_opened_by_their_catalog_and_no_index_is_copied(
+    catalogued: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests: list[str] = []
+    for name in ("state", "read", "states"):
+        original = getattr(RemoteFolder, name)
+
+        def spy(self: RemoteFolder, *given: Any, _: Any = original) -> Any:
+            requests.append(_.__name__)
+            return _(self, *given)
+
+        monkeypatch.setattr(RemoteFolder, name, spy)
+    source = open_shards(**catalogued)
+    # The pattern and the states of the tars are lists; the catalog is asked for its size and read.
+    assert requests == ["states", "state", "read", "states"]
+    assert len(source) == 20
+    assert source.fingerprint == open_shards(tmp_path / "packed").fingerprint
+    assert not (tmp_path / "cache of another machine").exists()
+    requests.clear()
+    assert source.read_many([5, 4, 6, 7]) == [make_samples(20)[n] for n in (5, 4, 6, 7)]
+    # The records of the tar in one block, and the samples.
+    assert requests == ["read", "read"]
+
+
+def test_a_tar_that_changed_behind_its_catalog_is_indexed_again(
+    catalogued: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "coca")
+    (changed,) = pack(tmp_path / "new", [Sample("new", image_bytes(1), ("new",))])
+    shutil.copy(changed, tmp_path / "packed" / "shard-000001.tar")
+    source = open_shards(**catalogued)
+    indexed = [message for message in caplog.messages if message.startswith("indexing")]
+    assert indexed == [f"indexing file://{tmp_path}/packed/shard-000001.tar"]
+    assert [source.key(row) for row in range(3, 6)] == ["s0003", "new", "s0008"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}\n", b"[\n" * 5])
+def test_without_its_catalog_a_tar_is_opened_by_its_own_index(
+    catalogued: dict[str, Any], tmp_path: Path, damage: bytes
+) -> None:
+    (catalog,) = (tmp_path / "kept").glob("*.jsonl")
+    catalog.write_bytes(damage)
+    assert open_shards(**catalogued).read(7) == make_samples(20)[7]
+    catalog.unlink()
+    assert open_shards(**catalogued).read(7) == make_samples(20)[7]
+    assert not (tmp_path / "cache of another machine").exists()
 
 
 def test_a_deleted_tar_belongs_to_the_source_that_would_have_read_it(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Tar index for random access: key, and offset and size of each file, of every sample.
 
 The index of `NAME.tar` is the file `NAME.tar.idx`: a line of JSON, then one record of equal size
-for each sample. A source reads the lines only. Records are read one by one, so that the memory of a
-process does not grow with the number of samples.
+for each sample. A source reads the lines only, so that its memory does not grow with the number of
+samples. It reads records when it needs them: one by one from a local file, in blocks from a URL.
+Next to the indexes in a folder behind a URL, a catalog has the first lines of all indexes of a run.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ import tarfile
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from coca.core.errors import DataError, StorageError
 from coca.core.files.atomic import user_cache, write_atomic
 from coca.core.files.formats import IMAGE_SUFFIXES
 from coca.data.sources.tar.scan import TarScan, scan_tar
-from coca.data.storage.storage import Storage, is_remote
+from coca.data.storage.storage import Storage, full_path, is_remote
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,9 @@ TARS_PER_PROCESS = 8
 
 MAX_KEY_BYTES = 4096
 """Longest key, bytes; a record has the width of the longest key."""
+
+RECORDS = 256
+"""Records of a remote index that are read together."""
 
 HEADER_BYTES = 4096
 """Maximum length of the first line of an index."""
@@ -124,19 +128,13 @@ class TarIndex:
     def read(self, rows: Sequence[int]) -> list[TarSample]:
         """Read the records of samples."""
         layout = _layout(self._header.key_bytes, self._header.has_checksums)
-        size = layout.size
-        ranges = [(self._start + row * size, self._start + (row + 1) * size) for row in rows]
-        if isinstance(self._content, str):
-            parts = self._storage.read(self._content, ranges)
-        else:
-            parts = [self._content[start:end] for start, end in ranges]
         records = []
-        for part in parts:
+        for part in self._parts(rows, layout.size):
             key, *numbers, check = layout.unpack(part)
             if zlib.crc32(part[:-4]) != check:
                 raise DataError(
                     f"{self._content if isinstance(self._content, str) else self.path} was damaged "
-                    "or replaced while it was read; remove it to index the tar again",
+                    "or replaced; remove it, or repeat `coca data index`, to index the tar again",
                     reason="damaged_index",
                 )
             records.append(
@@ -148,6 +146,22 @@ class TarIndex:
                 )
             )
         return records
+
+    def _parts(self, rows: Sequence[int], size: int) -> list[bytes]:
+        """Read the bytes of records of a size."""
+        content, start = self._content, self._start
+        if isinstance(content, bytes):
+            return [content[start + row * size : start + (row + 1) * size] for row in rows]
+        if not is_remote(content):
+            ranges = [(start + row * size, start + (row + 1) * size) for row in rows]
+            return self._storage.read(content, ranges)
+        parts = []
+        for row in rows:
+            first = row - row % RECORDS
+            end = min(first + RECORDS, len(self))
+            block = self._storage.read_block(content, start + first * size, start + end * size)
+            parts.append(block[(row - first) * size : (row - first + 1) * size])
+        return parts
 
     def read_bytes(self) -> bytes:
         """Read all records, as they are stored."""
@@ -180,10 +194,8 @@ def load_index(
         if kept is None or (checksums and not kept._header.has_checksums):
             continue
         fits = _compare(kept.state, state)
-        if fits and not is_remote(index_path):
-            return kept
         if fits:
-            return _keep(path, folder, kept._header, kept.read_bytes(), storage)
+            return kept
         if fits is None and likely is None:
             likely = kept
     if likely is not None and _agrees(likely, storage):
@@ -201,31 +213,71 @@ def load_index(
     return _keep(path, folder, header, records, storage)
 
 
+def listed_indexes(
+    paths: Sequence[str], storage: Storage, *, folder: str, checksums: bool = False
+) -> dict[str, TarIndex]:
+    """Open the indexes of tars by the catalog of these tars in a remote folder.
+
+    Tars that have changed since are left out, and all tars if there is no such catalog.
+    """
+    if not is_remote(folder):
+        return {}
+    catalog = _catalog_path(paths, folder)
+    try:
+        lines = storage.read_all(catalog).splitlines(keepends=True)
+        listed = list(zip(paths, lines, map(_parsed, lines), strict=True))
+        states = storage.states(paths)
+    except DataError as error:
+        logger.info("%s", error)
+        return {}
+    except _BROKEN as error:
+        logger.warning("%s cannot be read (%r); repeat `coca data index`", catalog, error)
+        return {}
+    return {
+        path: TarIndex(path, header, len(line), _index_paths(path, folder)[-1], storage)
+        for path, line, header in listed
+        if path in states and _compare(header.tar, states[path])
+        if header.version == VERSION and (header.has_checksums or not checksums)
+    }
+
+
 def index_tars(paths: Sequence[str], *, folder: str = "", checksums: bool = False) -> Iterator[int]:
     """Index tars in parallel, and yield the number of samples of each, in order.
 
-    Many tars are indexed by a process for each core, few in threads. Arguments as of `load_index`.
+    Many tars are indexed by a process for each core, few in threads. After the last, their catalog
+    is written to a remote folder. Arguments as of `load_index`.
     """
-    count = partial(_count_samples, folder=folder, checksums=checksums)
+    store = partial(_store_index, folder=folder, checksums=checksums)
     workers = min(os.cpu_count() or 1, len(paths) // TARS_PER_PROCESS)
-    if workers < 2:
-        with ThreadPoolExecutor(INDEX_THREADS) as threads:
-            yield from threads.map(count, paths)
-        return
-    # Not forked: obstore's threads do not exist in a fork.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as processes:
-        yield from processes.map(count, paths)
+    pool: Executor = ThreadPoolExecutor(INDEX_THREADS)
+    if workers > 1:
+        # Not forked: obstore's threads do not exist in a fork.
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    catalog = []
+    with pool:
+        for header in pool.map(store, paths):
+            catalog.append(_encoded(header))
+            yield header.rows
+    if is_remote(folder):
+        Storage().write(_catalog_path(paths, folder), b"".join(catalog))
 
 
-def _count_samples(path: str, *, folder: str, checksums: bool) -> int:
+def _store_index(path: str, *, folder: str, checksums: bool) -> _Header:
+    """Index a tar, also in a remote folder."""
     storage = Storage()
     index = load_index(path, storage, folder=folder, checksums=checksums)
     if is_remote(folder):
         *_, remote = _index_paths(path, folder)
         stored = _open_index(path, remote, storage)
-        if stored is None or stored.state != index.state:
+        if stored is None or stored._header != index._header:
             storage.write(remote, _encoded(index._header) + index.read_bytes())
-    return len(index)
+    return index._header
+
+
+def _catalog_path(paths: Sequence[str], folder: str) -> str:
+    """Return the path of the catalog of tars, in this order."""
+    names = "\n".join(map(full_path, paths)).encode("utf-8", "surrogateescape")
+    return f"{folder.rstrip('/')}/{hashlib.sha256(names).hexdigest()[:16]}.jsonl"
 
 
 def write_index(path: str, scan: TarScan, storage: Storage) -> None:
@@ -293,26 +345,35 @@ def _open_index(path: str, index_path: str, storage: Storage) -> TarIndex | None
     """Read the header of a stored index; None if it is missing, damaged, or of another version."""
     try:
         # Not by `storage.read`, which keeps a file open that may be written again below.
-        with storage.open(index_path) as stream:
+        with storage.open(index_path, skips=True) as stream:
             line = stream.readline(HEADER_BYTES)
             size = stream.seek(0, os.SEEK_END)
     except (DataError, OSError):
         return None
     try:
-        about = json.loads(line)
-        if about["version"] != VERSION:
+        header = _parsed(line)
+        if header.version != VERSION:
             return None
-        header = _Header(**about)
-        tar_bytes, start = int(header.tar["bytes"]), len(line)
-        width = header.dtype.itemsize
-        if header.rows < 0 or not 0 < header.key_bytes <= MAX_KEY_BYTES:
-            raise ValueError(f"{header.rows} rows with keys of {header.key_bytes} bytes")
-        if size != start + header.rows * width or not 0 <= header.end <= tar_bytes:
-            raise ValueError(f"its size {size:,} or the end {header.end:,} is wrong")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        if size != len(line) + header.rows * header.dtype.itemsize:
+            raise ValueError(f"its size {size:,} is wrong")
+    except _BROKEN as error:
         logger.warning("%s cannot be read (%r) and is made again", index_path, error)
         return None
-    return TarIndex(path, header, start, index_path, storage)
+    return TarIndex(path, header, len(line), index_path, storage)
+
+
+_BROKEN = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What `_parsed` raises."""
+
+
+def _parsed(line: bytes) -> _Header:
+    """Parse and check the first line of an index."""
+    header = _Header(**json.loads(line))
+    if header.rows < 0 or not 0 < header.key_bytes <= MAX_KEY_BYTES:
+        raise ValueError(f"{header.rows} rows with keys of {header.key_bytes} bytes")
+    if not 0 <= header.end <= int(header.tar["bytes"]):
+        raise ValueError(f"the end {header.end:,} is wrong")
+    return header
 
 
 def _compare(kept: Mapping[str, int | str], now: Mapping[str, int | str]) -> bool | None:
@@ -386,15 +447,15 @@ def _settled(path: str, state: dict[str, int | str], storage: Storage) -> dict[s
 def _index_paths(path: str, folder: str) -> list[str]:
     """List the possible paths of an index, best first."""
     name = _base_name(path)
-    full = path if is_remote(path) else os.path.abspath(path)
-    own = f"{name}-{hashlib.sha256(full.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.idx"
+    full = full_path(path).encode("utf-8", "surrogateescape")
+    own = f"{name}-{hashlib.sha256(full).hexdigest()[:16]}.idx"
     cached = os.path.join(user_cache(), "index", own)
     if is_remote(folder):
         return [cached, f"{folder.rstrip('/')}/{own}"]
     if folder:
         return [os.path.join(folder, own)]
     paths = [path + ".idx", cached]
-    # A copy of a remote index is read instead of it: a record is a request.
+    # Local first: the other takes a request.
     return paths[::-1] if is_remote(path) else paths
 
 
