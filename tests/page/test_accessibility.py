@@ -56,6 +56,12 @@ def show_keys(tab: Any) -> None:
     tab.wait_for_selector(".keys")
 
 
+def open_item_menu(tab: Any) -> None:
+    open_item(tab)
+    tab.locator(".item-bar").get_by_role("button", name="More", exact=True).press("Enter")
+    tab.wait_for_selector("#item-menu:popover-open")
+
+
 def show_details(tab: Any) -> None:
     open_item(tab)
     tab.keyboard.press("i")
@@ -126,6 +132,7 @@ STATES: dict[str, tuple[str, Callable[[Any], None] | None]] = {
     "menu": ("/", open_menu),
     "no hits": ("/?tag=no-such-tag", None),
     "item": ("/", open_item),
+    "menu of an item": ("/", open_item_menu),
     "why": ("/?q=circle", open_why),
     "reasons": ("/", judge_hits),
     "chosen word": ("/?q=red+circle", choose_word),

@@ -88,7 +88,9 @@ def test_images_of_a_service_with_keys_are_shown_opened_and_saved(
     assert opened.value.evaluate("[document.images[0].naturalWidth, opener]") == [300, None]
     opened.value.close()
     with tab.expect_download() as download:
-        tab.locator("dialog.item").get_by_role("button", name="Download").click()
+        item = tab.locator("dialog.item")
+        item.get_by_role("button", name="More", exact=True).click()
+        item.get_by_role("button", name="Download").click()
     assert download.value.suggested_filename == "red-circle.png"
     tab.keyboard.press("Escape")
     for number in range(2):

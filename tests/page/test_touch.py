@@ -52,11 +52,14 @@ def test_a_phone_shows_images_high_and_swipes_between_them(visit: Visit) -> None
     tile.locator(".tile-link").tap()
     image = tab.locator(".item-image")
     names = [image.get_attribute("alt")]
-    places = tab.locator(".item-bar button").evaluate_all(
+    places = tab.locator(".item-bar > button").evaluate_all(
         "all => all.map(one => one.getBoundingClientRect()).map(box => [box.top, box.right])"
     )
     assert len({top for top, _ in places}) == 1
     assert max(right for _, right in places) <= 390
+    # The title of the image passes behind the bar.
+    color = tab.locator(".item-bar").evaluate("bar => getComputedStyle(bar).backgroundColor")
+    assert color == "rgb(19, 17, 16)"
     for x in (-120, 120):
         swipe(tab, x, 0)
         expect(image).not_to_have_attribute("alt", names[-1])

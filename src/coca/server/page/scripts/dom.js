@@ -1,5 +1,7 @@
 // Builds elements without parsing HTML, so that no text of a collection becomes markup.
 
+import { t } from "./language.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
@@ -53,6 +55,16 @@ export function button(label, iconName, onClick, { text = false, ...props } = {}
   return h("button", { type: "button", ...names, ...props, class: style, on: onClick ? { click: onClick } : {} },
     ...content,
   );
+}
+
+/**
+ * Build a menu of buttons with words, and the button that opens it.
+ * @param {string} id
+ * @param {...any} actions buttons; false is left out
+ */
+export function menu(id, ...actions) {
+  const list = h("div", { id, class: "menu", popover: "", on: { click: () => list.hidePopover() } }, ...actions);
+  return [button(t("More"), null, null, { text: true, class: "menu-button", popovertarget: id }), list];
 }
 
 /** @type {(selector: string, root?: ParentNode) => any} */

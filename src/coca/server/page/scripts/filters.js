@@ -17,6 +17,9 @@ const SHOWN = 8;
 export const TECHNICAL = ["orientation", "utc_offset", "flash", "exposure_s", "f_number", "focal_length", "iso", "latitude", "longitude", "altitude"];
 const UNSHOWN = new Set([...TECHNICAL, "seconds"].map((name) => `metadata.${name}`));
 
+/** Whether a value is an address of the web, by which nobody filters. */
+export const isAddress = (value) => /^https?:\/\//.test(value);
+
 /** Name a field for people. */
 export const titleOf = (field) => {
   const name = field.replace(/^metadata\./, "").replaceAll("_", " ");
@@ -106,7 +109,8 @@ export class Filters {
 
   #sections({ facets, total }) {
     // A value that all images share narrows nothing.
-    const divides = ({ field, values, others }) => !UNSHOWN.has(field) && (others || values.some(({ count }) => count < total));
+    const divides = ({ field, values, others }) =>
+      !UNSHOWN.has(field) && !values.every(({ value }) => isAddress(value)) && (others || values.some(({ count }) => count < total));
     const shown = facets.filter((facet) => divides(facet) || this.#chosen(facet.field).length);
     return [
       h("p", { class: "hint" }, counted(total, "image")),

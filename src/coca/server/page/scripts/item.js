@@ -2,7 +2,7 @@
 
 import { change, hide, showAgain } from "./actions.js";
 import { api } from "./api.js";
-import { $, button, h } from "./dom.js";
+import { $, button, h, menu } from "./dom.js";
 import { saveFile } from "./files.js";
 import { buildPanel } from "./item_panel.js";
 import { Stage } from "./item_stage.js";
@@ -166,22 +166,23 @@ export class ItemView {
       this.onGone(ids);
     };
     const write = (action) => () => action([item.id], this.store.state.collection, gone);
-    const writes = this.writable() && [
-      button(t("Favourite"), "heart", () => this.#favourite(), {
-        class: "mark-favourite", "aria-pressed": String(isFavourite(item)),
-      }),
-      item.hidden ? button(t("Show again"), "undo", write(showAgain)) : button(t("Hide"), "hide", write(hide)),
-    ];
+    const favourite = this.writable() && button(t("Favourite"), "heart", () => this.#favourite(), {
+      class: "mark-favourite", "aria-pressed": String(isFavourite(item)),
+    });
+    const [label, name, act] = item.hidden ? [t("Show again"), "undo", showAgain] : [t("Hide"), "hide", hide];
     return [
       button(t("Close"), "close", () => this.dialog.close(), { class: "item-close", autofocus: true }),
       button(t("Similar"), "similar", () => terms.similarTo(item), { text: true, class: "item-similar" }),
-      button(t("More like this"), "like", query(1)),
-      button(t("Less like this"), "unlike", query(-1)),
-      ...(writes || []),
-      button(t("Download"), "download", () => this.#download()),
+      favourite,
       button(t("Details"), "info", () => this.#toggleDetails(), {
         class: "item-details", "aria-pressed": String(showsDetails()),
       }),
+      ...menu("item-menu",
+        button(t("More like this"), "like", query(1), { text: true }),
+        button(t("Less like this"), "unlike", query(-1), { text: true }),
+        button(t("Download"), "download", () => this.#download(), { text: true }),
+        this.writable() && button(label, name, write(act), { text: true }),
+      ),
     ];
   }
 

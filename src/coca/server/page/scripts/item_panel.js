@@ -4,7 +4,7 @@ import { urlOf } from "./api.js";
 import { captionSection, textsSection } from "./correct.js";
 import { h } from "./dom.js";
 import { framesSection } from "./frames.js";
-import { TECHNICAL, titleOf, valueName } from "./filters.js";
+import { TECHNICAL, isAddress, titleOf, valueName } from "./filters.js";
 import { date, t } from "./language.js";
 import { fileOf, momentOf } from "./tile.js";
 
@@ -26,7 +26,7 @@ const shownValue = (value) =>
 
 /** Show an address as a link, and any other value as text. */
 const linked = (value) =>
-  /^https?:\/\//.test(value) ? h("a", { href: value, target: "_blank", rel: "noopener" }, value) : value;
+  isAddress(value) ? h("a", { href: value, target: "_blank", rel: "noopener" }, value) : value;
 
 /** Function that writes changes; null if nobody may. */
 const writerOf = (view) => (view.writable() ? (changes) => view.change(changes) : null);

@@ -3,7 +3,7 @@
 import { SelectionBar } from "./actions.js";
 import { api, apiKey, onMissingKey } from "./api.js";
 import { promptDialog } from "./dialogs.js";
-import { $, button, h } from "./dom.js";
+import { $, button, h, menu } from "./dom.js";
 import { Duplicates } from "./duplicates.js";
 import { Filters } from "./filters.js";
 import { addImage, imageOf } from "./images.js";
@@ -272,19 +272,17 @@ function drawTools() {
   );
   const { collection } = store.state;
   const showHidden = () => store.set({ ...emptyState(), collection, hidden: true });
-  const menu = h("div", { id: "menu", class: "menu", popover: "", on: { click: () => menu.hidePopover() } },
-    button(t("Near-duplicates"), "duplicates", () => store.set({ view: "duplicates", item: "" }), { text: true }),
-    writable() && button(t("Hidden images"), "hide", showHidden, { text: true }),
-    button(t("Keys"), "keyboard", showKeys, { text: true, class: "only-wide" }),
-    button(language === "en" ? "Deutsch" : "English", "language", switchLanguage, { text: true }),
-    themeButton(),
-  );
   $("#tools").replaceChildren(
     ...(collections.length > 1 ? [select] : []),
     ...(writable() ? [button(t("Add images"), "upload", openUploads)] : []),
     button(t("Saved searches"), "saved", () => showSearches(store, writable())),
-    button(t("More"), null, null, { text: true, popovertarget: "menu" }),
-    menu,
+    ...menu("menu",
+      button(t("Near-duplicates"), "duplicates", () => store.set({ view: "duplicates", item: "" }), { text: true }),
+      writable() && button(t("Hidden images"), "hide", showHidden, { text: true }),
+      button(t("Keys"), "keyboard", showKeys, { text: true, class: "only-wide" }),
+      button(language === "en" ? "Deutsch" : "English", "language", switchLanguage, { text: true }),
+      themeButton(),
+    ),
   );
 }
 

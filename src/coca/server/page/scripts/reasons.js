@@ -48,15 +48,15 @@ function bold(text) {
   return element;
 }
 
-/** Name a section of likely hits: why a query finds them. */
+/** Name a section of likely hits: why a query finds them. Of several reasons, only the last one names the query. */
 function titleOf({ reasons }, asked) {
   const query = `“${shorten(asked, 40)}”`;
-  const nameIn = (reason) => {
+  const name = (reason) => {
     if (reason === "caption") return t("Caption fits {query}", { query });
     if (reason === LOOKS_LIKE) return t("Looks like {query}", { query });
     return reason.startsWith("tag: ") ? t("Tagged “{tag}”", { tag: reason.slice(5) }) : nameOf(reason);
   };
-  return reasons.map(nameIn).join(" · ");
+  return [...reasons.slice(0, -1).map(nameOf), ...reasons.slice(-1).map(name)].join(" · ");
 }
 
 /** Build the headings of likely hits, and of the others that follow them, see `sectionsOf` in sections.js. */
@@ -98,4 +98,4 @@ export function hitsOf(body, { asked, all }) {
 /** Build a button for each section, which shows it. */
 export const sectionButtons = (sections, show) =>
   (sections.length < 2 ? [] : sections.slice(0, MOST_BUTTONS)
-    .map((section) => button(section.title, null, () => show(section), { text: true, class: "chip-section" })));
+    .map((section) => button(section.title, null, () => show(section), { text: true, class: "chip-section only-wide" })));
