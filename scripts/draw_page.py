@@ -1,4 +1,4 @@
-"""Draw docs/page.jpg: the page of the service with a query over the photos of the demo.
+"""Draw docs/page.jpg and docs/item.jpg: a query over the photos of the demo, and an opened photo.
 
     python scripts/draw_page.py [CHROMIUM]
 
@@ -12,6 +12,7 @@ import urllib.request
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import quote
 
 from PIL import Image
 from playwright.sync_api import sync_playwright
@@ -19,13 +20,14 @@ from playwright.sync_api import sync_playwright
 import coca
 from coca.workflows.demo.run import write_photos
 
-QUERY, PORT = "bird", 8765
-WIDTH, HEIGHT = 1280, 800
+QUERY, OPENED, PORT = "bird", "a white bird on the grass", 8765
+"""Query of the page, and query whose first photo is opened."""
+WIDTH, HEIGHT = 1280, 900
 """Size of the window, in pixels."""
 
 
-def draw(folder: Path, chromium: str) -> Image.Image:
-    """Index the photos of the demo in a folder, serve them, and return the page of the query."""
+def draw(folder: Path, chromium: str) -> dict[str, Image.Image]:
+    """Index the photos of the demo in a folder, serve them, and return the pictures by name."""
     write_photos(folder / "photos")
     uri = str(folder / "photos.db")
     coca.index(folder / "photos", uri, captions=False)
@@ -38,12 +40,18 @@ def draw(folder: Path, chromium: str) -> Image.Image:
             page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, locale="en")
             page.goto(f"http://127.0.0.1:{PORT}/?q={QUERY}")
             page.wait_for_load_state("networkidle")
-            content = page.screenshot()
+            contents = {"page": page.screenshot()}
+            page.goto(f"http://127.0.0.1:{PORT}/?q={quote(OPENED)}")
+            page.locator(".tile-link").first.click()
+            page.keyboard.press("i")
+            page.wait_for_selector(".why-word")
+            page.wait_for_load_state("networkidle")
+            contents["item"] = page.screenshot()
             browser.close()
     finally:
         service.terminate()
         service.wait()
-    return Image.open(BytesIO(content)).convert("RGB")
+    return {name: Image.open(BytesIO(content)).convert("RGB") for name, content in contents.items()}
 
 
 def wait_for(url: str, *, timeout_s: float = 60) -> None:
@@ -60,13 +68,14 @@ def wait_for(url: str, *, timeout_s: float = 60) -> None:
 
 
 def main() -> None:
-    """Write the picture."""
+    """Write the pictures."""
     chromium = sys.argv[1] if len(sys.argv) > 1 else "/usr/bin/chromium"
     with TemporaryDirectory() as folder:
-        picture = draw(Path(folder), chromium)
-    out = Path(__file__).parents[1] / "docs" / "page.jpg"
-    picture.save(out, quality=80, optimize=True)
-    sys.stdout.write(f"{out}: {out.stat().st_size / 1024:.0f} KiB\n")
+        pictures = draw(Path(folder), chromium)
+    for name, picture in pictures.items():
+        out = Path(__file__).parents[1] / "docs" / f"{name}.jpg"
+        picture.save(out, quality=80, optimize=True)
+        sys.stdout.write(f"{out}: {out.stat().st_size / 1024:.0f} KiB\n")
 
 
 if __name__ == "__main__":
