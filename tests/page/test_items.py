@@ -1,5 +1,6 @@
 """Items on the page: filters, tags, favourites, uploads, hiding, download, duplicates."""
 
+import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from playwright.sync_api import expect
 
 from coca.core.installation import pip_install
 from coca.search.records import content_id
-from page_service import AXE, PHONE, Watch, render, transfer
+from page_service import AXE, FILE_DATE, PHONE, Watch, render, transfer
 from server_process import serving
 
 pytestmark = pytest.mark.page
@@ -575,6 +576,8 @@ def filmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder.mkdir()
     for color in ("red", "blue"):
         render("square", color, (300, 200)).save(folder / f"{color}.png")
+        # The video comes first, and has a next image.
+        os.utime(folder / f"{color}.png", (FILE_DATE, FILE_DATE))
     (folder / "clip.mp4").write_bytes(video(frames=60))
     uri = str(root / "images.db")
     index_images([folder], coca.load(model, device="cpu"), uri=uri, frame_interval_s=1.0)
