@@ -141,7 +141,7 @@ def looked_at(judge: CaptionJudge, caption: Caption, evidence: Evidence, truth: 
     else:
         nouns = judge.nouns_in(caption.text)
         right = bool(nouns) and truth(nouns[0])
-        noun_right = bool(caption.noun) and truth(caption.noun)
+        noun_right = any(map(truth, judge.nouns_in(caption.noun)))
     return Judged(caption, evidence, right, noun_right)
 
 

@@ -27,21 +27,20 @@ from coca.processing.class_words import ClassNoun
 
 NOUNS = (
     ClassNoun(("man", "woman", "people")),
-    ClassNoun(("animal",), (0, 1, 2)),
-    ClassNoun(("passerine", "bird"), (0, 1)),
+    ClassNoun(("animal",), (0, 1, 2), "an animal"),
+    ClassNoun(("passerine", "bird"), (0, 1), "a bird"),
     ClassNoun(("indigo bunting",), (0,)),
-    ClassNoun(("crane",), (2, 3)),
+    ClassNoun(("crane",), (2, 3), "a crane"),
 )
 PHOTOS = {
     "a barn": "04546cc5e537d7cd",
-    "a lotion": "38287d2e5a4a9a57",  # a meal
+    "carbonara": "38287d2e5a4a9a57",  # another meal
 }
 
 
 @pytest.fixture(name="judge")
 def _judge() -> CaptionJudge:
-    common = {"animal", "bird", "crane"}
-    return CaptionJudge(NOUNS, np.eye(4, dtype=np.float32)[0], is_common=common.__contains__)
+    return CaptionJudge(NOUNS, np.eye(4, dtype=np.float32)[0])
 
 
 @pytest.fixture(name="photos", scope="module")
@@ -72,6 +71,20 @@ def test_the_longest_noun_at_each_place_is_found(judge: CaptionJudge) -> None:
     assert judge.nouns_in("a drawing of nothing") == []
     assert judge.classes_of("crane") == {2, 3}
     assert judge.is_of_people("man")
+
+
+def test_a_caption_that_is_only_a_name_has_the_name_that_people_use() -> None:
+    nouns = (
+        ClassNoun(("hair dryer", "hand blower", "dryer"), (0,), "a hair dryer"),
+        ClassNoun(("washer", "dryer"), (1,), "a washing machine"),
+        ClassNoun(("machine", "device"), (0, 1), "a machine"),
+    )
+    judge = CaptionJudge(nouns, np.eye(4, dtype=np.float32)[0])
+    texts = ["a hand blower", "a dryer", "a device", "a hand blower on a table", "hand blower"]
+    captions = [Caption(it, it, -1.0, (1, 2)) for it in texts]
+    ones, rows = np.ones((5, 4), np.float32) / 2, np.full((5, 2), 0.5)
+    found = [it.text for it in judge.judged(captions, rows, ones, ones)]
+    assert found == ["a hair dryer", *texts[1:4], "a hair dryer"]
 
 
 @pytest.mark.parametrize(
@@ -119,10 +132,10 @@ def test_words_that_hang_together_badly_are_not_certain() -> None:
 
 def test_the_most_special_common_noun_above_a_half_stands_in(judge: CaptionJudge) -> None:
     for likely, noun in {
-        (0.9, 0.0, 0.0, 0.1): "bird",  # an indigo bunting, and a passerine, as nobody says
-        (0.2, 0.35, 0.05, 0.4): "bird",
-        (0.2, 0.2, 0.2, 0.4): "crane",
-        (0.25, 0.2, 0.1, 0.05): "animal",
+        (0.9, 0.0, 0.0, 0.1): "a bird",  # an indigo bunting, and a passerine, as nobody says
+        (0.2, 0.35, 0.05, 0.4): "a bird",
+        (0.2, 0.2, 0.2, 0.4): "a crane",
+        (0.25, 0.2, 0.1, 0.05): "an animal",
         (0.1, 0.1, 0.1, 0.1): "",
     }.items():
         assert judge.sure_noun(np.array(likely, np.float32)) == noun
@@ -153,9 +166,9 @@ def test_the_shipped_model_knows_where_it_is_wrong(
     barn, food = model.caption(list(photos.values()))
     assert [barn.text, food.text] == list(PHOTOS)
     assert barn.certain() == "a barn"
-    assert food.certain() == "meal"
+    assert food.certain() == "a meal"
     prepared = [model.prepare_image(it) for it in photos.values()]
-    assert model.embed_and_caption(prepared)[1] == ["a barn", "meal"]
+    assert model.embed_and_caption(prepared)[1] == ["a barn", "a meal"]
     assert model.embed_and_caption(prepared, certainty=0.0)[1] == list(PHOTOS)
     short = shorten(model, 32).caption(list(photos.values()))
     assert [it.certainty for it in short] == [barn.certainty, food.certainty]

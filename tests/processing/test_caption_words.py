@@ -43,6 +43,19 @@ def test_saved_words_are_loaded_with_their_marks(tmp_path: Path) -> None:
     assert CaptionWords.load(tmp_path / "words.txt") == words
 
 
+def test_a_list_has_the_words_of_its_nouns() -> None:
+    nouns = (
+        ClassNoun(("people",)),
+        ClassNoun(("hair dryer", "hand blower"), (589,), "a hair dryer"),
+        ClassNoun(("american robin",), (15,), "a robin"),
+    )
+    words = CaptionWords.of(["dog"]).with_nouns(nouns)
+    assert words.nouns == nouns
+    named = {"people", "hand", "blower", "hair", "dryer", "american", "robin"}
+    assert words.words == named | {"dog"}
+    assert words.withheld == {"american"}
+
+
 def test_a_file_of_another_system_is_read(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_bytes(b"dog\r\n\r\n!cat\r\n")
     assert CaptionWords.load(tmp_path / "words.txt") == CaptionWords(

@@ -1,4 +1,7 @@
-from class_words import PEOPLE, class_words
+import pytest
+
+from class_words import PEOPLE, class_words, said_names
+from coca.model.encoders.backbone import IMAGENET_CLASSES
 from coca.processing.class_words import ClassNoun
 from hypernyms import ClassText
 
@@ -6,15 +9,23 @@ from hypernyms import ClassText
 def test_general_nouns_and_people_are_left_out() -> None:
     nouns = [
         {"words": ["animal"], "classes": [*range(151)]},
-        {"words": ["dog", "pet"], "classes": [0, 1]},
+        {"words": ["canid", "dog", "pet"], "classes": [0, 1]},
         {"words": ["person"], "classes": [2]},
         {"words": ["sport"], "classes": [1, 2]},
         {"words": ["device"], "classes": [1]},
     ]
     classes = [ClassText((name,), "") for name in ("pug", "boxer", "groom")]
-    assert class_words({"nouns": nouns}, classes) == [
+    assert class_words({"nouns": nouns}, classes, ["pug", "boxer dog", "groom"]) == [
         ClassNoun(tuple(PEOPLE.split())),
-        ClassNoun(("dog",), (0, 1)),
-        ClassNoun(("pug",), (0,)),
-        ClassNoun(("boxer",), (1,)),
+        ClassNoun(("canid", "dog"), (0, 1), "a dog"),
+        ClassNoun(("pug",), (0,), "a pug"),
+        ClassNoun(("boxer dog", "boxer"), (1,), "a boxer dog"),
     ]
+
+
+def test_every_class_has_one_name_that_people_say() -> None:
+    pytest.importorskip("open_clip")
+    said = said_names()
+    assert len(said) == IMAGENET_CLASSES
+    assert not [name for name in said if set("/(") & set(name) or " or " in name]
+    assert said[589] == "hair dryer"

@@ -23,7 +23,8 @@ Dimensions: N captions, E embedding, K classes.
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -80,24 +81,17 @@ def certainty_of(evidence: Evidence) -> float:
 class CaptionJudge:
     """The nouns of a model, by which it judges its captions."""
 
-    def __init__(
-        self,
-        nouns: Sequence[ClassNoun],
-        people: Float32[np.ndarray, " E"],
-        *,
-        is_common: Callable[[str], bool],
-    ) -> None:
+    def __init__(self, nouns: Sequence[ClassNoun], people: Float32[np.ndarray, " E"]) -> None:
         """Index the nouns.
 
         Args:
             nouns: Of `class_words.json`; those without classes are words for people.
             people: Embedding of `PEOPLE`, of length 1.
-            is_common: Whether a word may stand in for a caption: nobody calls a bird a passerine.
         """
         self._people = people
-        common = ((it.classes, next(filter(is_common, it.words), "")) for it in nouns if it.classes)
-        special_first = sorted(common, key=lambda pair: len(pair[0]))
-        self._common = [(np.array(classes), word) for classes, word in special_first if word]
+        said = [(it.said, np.array(it.classes)) for it in nouns if it.said]
+        self._said = sorted(said, key=lambda pair: len(pair[1]))
+        self._renamed = _renamed(nouns)
         self._of_people = {word for noun in nouns if not noun.classes for word in noun.words}
         self._classes: dict[str, set[int]] = {}
         for noun in nouns:
@@ -151,10 +145,8 @@ class CaptionJudge:
         return Evidence("things", _logit(mass), cosine, people, mean)
 
     def sure_noun(self, probabilities: Float[np.ndarray, " K"]) -> str:
-        """Return the most special common noun above `SURE_NOUN`; empty without one."""
-        return next(
-            (word for own, word in self._common if probabilities[own].sum() >= SURE_NOUN), ""
-        )
+        """Return the most special noun above `SURE_NOUN`; empty without one."""
+        return next((word for word, own in self._said if probabilities[own].sum() >= SURE_NOUN), "")
 
     def judged(
         self,
@@ -163,7 +155,7 @@ class CaptionJudge:
         images: Float[np.ndarray, "N E"],
         texts: Float[np.ndarray, "N E"],
     ) -> list[Caption]:
-        """Set certainty and noun of captions.
+        """Set certainty and noun of captions, and the usual name in those that are only a name.
 
         Args:
             captions: Generated without a prompt.
@@ -177,9 +169,28 @@ class CaptionJudge:
             evidence = self.evidence(
                 caption, probabilities[row], cosine=cosine, people=float(people[row])
             )
-            noun = self.sure_noun(probabilities[row])
-            found.append(replace(caption, certainty=certainty_of(evidence), noun=noun))
+            found.append(
+                replace(
+                    caption,
+                    text=self._renamed.get(caption.text, caption.text),
+                    certainty=certainty_of(evidence),
+                    noun=self.sure_noun(probabilities[row]),
+                )
+            )
         return found
+
+
+def _renamed(nouns: Sequence[ClassNoun]) -> dict[str, str]:
+    """Return what people say in place of captions that are only a name of one class."""
+    owners = Counter(word for noun in nouns for word in noun.words)
+    return {
+        text: noun.said
+        for noun in nouns
+        if len(noun.classes) == 1 and noun.said
+        for word in noun.words
+        if owners[word] == 1
+        for text in (word, f"a {word}", f"an {word}")
+    }
 
 
 def _logit(probability: float) -> float:

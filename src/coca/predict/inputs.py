@@ -184,7 +184,8 @@ class Caption:
     """Probability that the first noun is right, 0 to 1. None: unknown, since the model lacks nouns,
     the caption has a prompt, or it describes a clip. See `coca.predict.certainty`."""
     noun: str = ""
-    """The most special noun that the image encoder's classifier is sure of; empty without one."""
+    """The most special noun that the image encoder's classifier is sure of, with its article; empty
+    without one."""
     error: str = ""
     """Error message of an image that was skipped; its text is empty and its scores are NaN."""
 

@@ -552,9 +552,7 @@ class Predictor(ABC):
         if not self.class_nouns:
             return None
         people = self._encode_texts(self._tokens([PEOPLE]))[0]
-        return CaptionJudge(
-            self.class_nouns, people, is_common=lambda word: len(self.leading_ids(word, 2)) == 1
-        )
+        return CaptionJudge(self.class_nouns, people)
 
     def _per_image(
         self,

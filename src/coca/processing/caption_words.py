@@ -6,8 +6,8 @@ have it only with `words="listed"`. The nouns of `class_words.json` in the same 
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -74,6 +74,12 @@ class CaptionWords:
         """Return the words of both lists; a word that either list withholds is withheld."""
         withheld = self.withheld | other.withheld
         return CaptionWords(self.words | other.words, withheld, self.nouns or other.nouns)
+
+    def with_nouns(self, nouns: Sequence[ClassNoun]) -> "CaptionWords":
+        """Return the list with nouns and their words: a run has the names of many classes once."""
+        named = (name for noun in nouns for name in noun.words)
+        both = self | CaptionWords.of(word for name in named for word in words_of(name))
+        return replace(both, nouns=tuple(nouns))
 
     def chosen(self, choice: WordChoice) -> list[str]:
         """Return the words that a caption may have, sorted."""

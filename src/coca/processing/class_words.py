@@ -49,6 +49,9 @@ class ClassNoun:
     """Words of any number of parts, in the singular."""
     classes: tuple[int, ...] = ()
     """Indices of the classes; none for people."""
+    said: str = ""
+    """What people call such a thing, with its article, as "a hair dryer"; empty if they use none of
+    the words alone."""
 
 
 def load_nouns(path: Path) -> tuple[ClassNoun, ...]:
@@ -57,7 +60,10 @@ def load_nouns(path: Path) -> tuple[ClassNoun, ...]:
         return ()
     try:
         rows = read_model_json(path)
-        return tuple(ClassNoun(tuple(row["words"]), tuple(row["classes"])) for row in rows)
+        return tuple(
+            ClassNoun(tuple(row["words"]), tuple(row["classes"]), row.get("said", ""))
+            for row in rows
+        )
     except (TypeError, KeyError) as error:
         raise ModelError(
             f"{path} is not a list of nouns, each with `words` and `classes`: {error!r}"

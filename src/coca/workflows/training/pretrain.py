@@ -7,7 +7,7 @@ model/       what `coca.load` reads
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -361,7 +361,7 @@ def _processor(
                 f"give a list of words; got {len(nouns)} nouns and "
                 f"{'no' if caption_words is None else 'a'} list"
             )
-        caption_words = replace(caption_words, nouns=nouns)
+        caption_words = caption_words.with_nouns(nouns)
     return make_processor(
         config.data,
         tokenizer,
