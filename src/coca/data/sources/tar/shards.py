@@ -158,7 +158,7 @@ class ShardsConfig(SelectionConfig):
     index_folder: str = ""
     """Folder of the tar indexes. By default they are stored next to the tars, or in the user's
     cache (`~/.cache/coca/index`) if that folder is read-only. A URL: a folder that `coca data index
-    --index-folder` has filled; only its catalog of these tars is copied, 0.3 kB per tar."""
+    --index-folder` has filled; only its catalog of these tars is copied, 0.2 kB per tar."""
 
     block_size: NonNegativeInt = 0
     """Consecutive samples that are read together. 0 means 1 for local files and 256 for remote
