@@ -106,6 +106,16 @@ def test_the_label_that_is_looked_up_is_proposed_and_no_other_word(
     assert corrections.with_labels("grandm") == "grandma"
 
 
+def test_a_word_that_is_being_typed_is_not_corrected(
+    collection: Collection, make_record: Callable[..., Record]
+) -> None:
+    captions = ["Grandma with her knitting", *["a grand piano"] * 3]
+    collection.upsert(make_record(f"r{n}", caption=text) for n, text in enumerate(captions))
+    corrections = Corrections(collection, Model())
+    assert corrections.did_you_mean("grandm") is None
+    assert corrections.did_you_mean("garnd") == "grand"
+
+
 def test_long_words_and_more_than_a_few_are_not_looked_up(
     library: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,16 +63,17 @@ class Corrections:
         return WORD.sub(replace, text)
 
     def _word(self, typed: str, found: _Neighbours) -> str:
+        # "grandm" is being typed where a record has "grandma", also if others have "grand".
+        if any(word.startswith(typed) for word in found.words):
+            return ""
         # The label is looked up in any case; another proposal would contradict the hits.
         if label := self._label(typed, found):
             return "" if label.startswith(typed) else label
-        # "hors" is being typed, and "dogs" has the stem of "dog".
+        # "dogs" has the stem of "dog".
         near = [
             word
             for word in found.words
-            if is_typing_error(typed, word)
-            and not word.startswith(typed)
-            and word.rstrip("s") != typed.rstrip("s")
+            if is_typing_error(typed, word) and word.rstrip("s") != typed.rstrip("s")
         ]
         return _most_frequent(found.words, near)
 
