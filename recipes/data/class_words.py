@@ -7,7 +7,7 @@ classes, the nouns of `hypernyms.py` that are not too general to name a thing, a
 Classes of people and nouns above them are left out: captions find people without a classifier.
 
 What people call a class is its name among the class names of CLIP, which open_clip has: WordNet's
-first name of a hair dryer is "hand blower". Of the nouns above classes those in `SAID` are used
+first name of a hair dryer is "hand blower". Of the nouns above classes those in `USUAL` are used
 alone: nobody calls a hat a headgear or a lid. Both have an article, as in a caption.
 """
 
@@ -38,7 +38,7 @@ PEOPLE = (
 )
 """Words for people in captions of photos."""
 
-SAID = (
+USUAL = (
     "aircraft amphibian ape appliance armor bag ball basket beach bear bed beer beetle bike bird "
     "boat book bottle bowl box bread bridge building bus butterfly cabinet camera canine cap car "
     "cart cat chair chicken church cloak clock clothes coast coat coffee computer condiment "
@@ -56,7 +56,7 @@ SAID = (
     "whale wheel window wine wolf worm"
 )
 """Single words for nouns above several classes that people use alone."""
-SAID_PARTS = (
+USUAL_PARTS = (
     "baked goods|big cat|bird of prey|brass instrument|bull terrier|game bird|kitchen appliance|"
     "military vehicle|musical instrument|percussion instrument|power tool|sailing ship|sea bird|"
     "shore bird|slot machine|small boat|sports equipment|toy dog|wading bird|wild dog|"
@@ -70,7 +70,7 @@ UNCOUNTED = frozenset(
         *("toilet paper", "underwear", "wine"),
     )
 )
-"""Said without an article, next to what `class_photos.py` lists."""
+"""Without an article, next to what `class_photos.py` lists."""
 CALLED = {
     "baby bib": "bib",
     "bell or wind chime": "wind chime",
@@ -108,7 +108,7 @@ CALLED = {
 """Class names of CLIP that say more than people do, to tell a class from others."""
 
 
-def said_names() -> list[str]:
+def usual_names() -> list[str]:
     """Return the name that people use of each class, in the order of ImageNet."""
     from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
@@ -122,16 +122,16 @@ def in_caption(name: str) -> str:
 
 
 def class_words(
-    hypernyms: Mapping[str, Any], classes: Sequence[ClassText], said: Sequence[str]
+    hypernyms: Mapping[str, Any], classes: Sequence[ClassText], usual: Sequence[str]
 ) -> list[ClassNoun]:
     """Combine names of classes, nouns above them and words for people.
 
     Args:
         hypernyms: What `hypernyms.py` wrote.
         classes: Names of the classes.
-        said: The name that people use of each.
+        usual: The name that people use of each.
     """
-    alone = {*SAID.split(), *SAID_PARTS.split("|")}
+    alone = {*USUAL.split(), *USUAL_PARTS.split("|")}
     people = {
         number
         for noun in hypernyms["nouns"]
@@ -151,7 +151,7 @@ def class_words(
     ]
     named = [
         ClassNoun(tuple(dict.fromkeys((name, *entry.names))), (number,), in_caption(name))
-        for number, (entry, name) in enumerate(zip(classes, said, strict=True))
+        for number, (entry, name) in enumerate(zip(classes, usual, strict=True))
         if number not in people
     ]
     return [ClassNoun(tuple(PEOPLE.split())), *nouns, *named]
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="JSON file to write")
     given = parser.parse_args(arguments)
     hypernyms = json.loads(given.hypernyms.read_text(encoding="utf-8"))
-    nouns = class_words(hypernyms, imagenet_classes(), said_names())
+    nouns = class_words(hypernyms, imagenet_classes(), usual_names())
     save_nouns(nouns, given.out)
     print(f"{len(nouns)} nouns are in {given.out}")
 

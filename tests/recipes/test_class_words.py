@@ -1,6 +1,6 @@
 import pytest
 
-from class_words import PEOPLE, class_words, said_names
+from class_words import PEOPLE, class_words, usual_names
 from coca.model.encoders.backbone import IMAGENET_CLASSES
 from coca.processing.class_words import ClassNoun
 from hypernyms import ClassText
@@ -25,7 +25,7 @@ def test_general_nouns_and_people_are_left_out() -> None:
 
 def test_every_class_has_one_name_that_people_say() -> None:
     pytest.importorskip("open_clip")
-    said = said_names()
-    assert len(said) == IMAGENET_CLASSES
-    assert not [name for name in said if set("/(") & set(name) or " or " in name]
-    assert said[589] == "hair dryer"
+    usual = usual_names()
+    assert len(usual) == IMAGENET_CLASSES
+    assert not [name for name in usual if set("/(") & set(name) or " or " in name]
+    assert usual[589] == "hair dryer"

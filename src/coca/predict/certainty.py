@@ -89,8 +89,8 @@ class CaptionJudge:
             people: Embedding of `PEOPLE`, of length 1.
         """
         self._people = people
-        said = [(it.said, np.array(it.classes)) for it in nouns if it.said]
-        self._said = sorted(said, key=lambda pair: len(pair[1]))
+        usual = [(it.usual, np.array(it.classes)) for it in nouns if it.usual]
+        self._usual = sorted(usual, key=lambda pair: len(pair[1]))
         self._renamed = _renamed(nouns)
         self._of_people = {word for noun in nouns if not noun.classes for word in noun.words}
         self._classes: dict[str, set[int]] = {}
@@ -146,7 +146,9 @@ class CaptionJudge:
 
     def sure_noun(self, probabilities: Float[np.ndarray, " K"]) -> str:
         """Return the most special noun above `SURE_NOUN`; empty without one."""
-        return next((word for word, own in self._said if probabilities[own].sum() >= SURE_NOUN), "")
+        return next(
+            (word for word, own in self._usual if probabilities[own].sum() >= SURE_NOUN), ""
+        )
 
     def judged(
         self,
@@ -184,9 +186,9 @@ def _renamed(nouns: Sequence[ClassNoun]) -> dict[str, str]:
     """Return what people say in place of captions that are only a name of one class."""
     owners = Counter(word for noun in nouns for word in noun.words)
     return {
-        text: noun.said
+        text: noun.usual
         for noun in nouns
-        if len(noun.classes) == 1 and noun.said
+        if len(noun.classes) == 1 and noun.usual
         for word in noun.words
         if owners[word] == 1
         for text in (word, f"a {word}", f"an {word}")

@@ -49,7 +49,7 @@ class ClassNoun:
     """Words of any number of parts, in the singular."""
     classes: tuple[int, ...] = ()
     """Indices of the classes; none for people."""
-    said: str = ""
+    usual: str = ""
     """What people call such a thing, with its article, as "a hair dryer"; empty if they use none of
     the words alone."""
 
@@ -61,7 +61,7 @@ def load_nouns(path: Path) -> tuple[ClassNoun, ...]:
     try:
         rows = read_model_json(path)
         return tuple(
-            ClassNoun(tuple(row["words"]), tuple(row["classes"]), row.get("said", ""))
+            ClassNoun(tuple(row["words"]), tuple(row["classes"]), row.get("usual", ""))
             for row in rows
         )
     except (TypeError, KeyError) as error:
