@@ -21,13 +21,18 @@ from emoji_sets import write_shards
 
 UNCOUNTED = frozenset(
     (
-        *("broccoli", "carbonara", "cauliflower", "chainmail", "consomme", "corn", "dough"),
-        *("eggnog", "espresso", "guacamole", "hay", "rapeseed", "spaghetti", "velvet", "wool"),
+        *("armor", "beer", "bread", "broccoli", "carbonara", "cauliflower", "chainmail", "coffee"),
+        *("consomme", "cookware", "corn", "cutlery", "dough", "eggnog", "equipment", "espresso"),
+        *("food", "footwear", "fruit", "furniture", "guacamole", "hay", "makeup", "meat"),
+        *("rapeseed", "spaghetti", "tea", "underwear", "velvet", "wine", "wool"),
     )
 )
-"""Names of substances, and last words of names of substances."""
+"""Names of substances and of things in the mass, and last words of such names."""
 UNCOUNTED_NAMES = frozenset(
-    {"mashed potato", "toilet tissue", "chocolate sauce", "red wine", "ice cream", "chain mail"}
+    (
+        *("chain mail", "chocolate sauce", "chocolate syrup", "ice cream", "mashed potato"),
+        *("toilet paper", "toilet tissue"),
+    )
 )
 _PLURAL = re.compile(r"(?<!s)(?<!u)(?<!i)s$")
 _SINGULAR = frozenset({"triceratops", "patas", "pyrenees", "pharos", "flandres", "ananas"})

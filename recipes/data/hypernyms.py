@@ -27,7 +27,7 @@ import argparse
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -77,20 +77,24 @@ class OwnNouns:
     """Words of which all senses count."""
     added: dict[str, tuple[str, ...]]
     """Words with the classes, by any name, or the nouns that a person expects below them."""
+    alone: frozenset[str] = frozenset()
+    """Words above several classes that people use alone; see `class_words.py`."""
+    called: dict[str, str] = field(default_factory=dict)
+    """What people call classes whose name in CLIP says more."""
 
     @classmethod
     def load(cls, path: Path = OWN_NOUNS) -> "OwnNouns":
-        """Load the file; words of the two lists are separated by commas."""
+        """Load the file; words of the lists are separated by commas."""
         data = json.loads(path.read_text(encoding="utf-8"))
         lists = [
             frozenset(word.strip() for line in data[key] for word in line.split(","))
-            for key in ("dropped", "rare_senses")
+            for key in ("dropped", "rare_senses", "alone")
         ]
         added = {
             word: tuple(target.strip() for target in targets.split(","))
             for word, targets in data["added"].items()
         }
-        return cls(lists[0], lists[1], added)
+        return cls(lists[0], lists[1], added, lists[2], data["called"])
 
 
 def imagenet_classes() -> list[ClassText]:

@@ -38,6 +38,13 @@ class StandIn:
         vector = np.random.default_rng(seed).standard_normal(self.embed_dim)
         return (vector / np.linalg.norm(vector)).astype(np.float32)
 
+    def with_cosines(self, text: str, cosines: Sequence[float]) -> Float32[np.ndarray, "N E"]:
+        """Return vectors of length 1 with given cosines to the vector of a text."""
+        near, other = self.direction(text.encode()), self.direction(b"other")
+        other -= (other @ near) * near
+        other /= np.linalg.norm(other)
+        return np.stack([c * near + np.sqrt(1 - c**2) * other for c in cosines]).astype(np.float32)
+
 
 @pytest.fixture
 def embedder() -> StandIn:

@@ -165,7 +165,8 @@ class Caption:
     """A generated caption of an image, with its scores."""
 
     text: str
-    """The prompt and the generated text."""
+    """The prompt and the generated text. A caption that is only a name of a class has the usual
+    name instead, so that it differs from `completion` and from `token_ids`."""
     completion: str
     """The generated text without the prompt: the answer if the prompt is a question."""
     score: float

@@ -21,17 +21,10 @@ def engine(
 ) -> SearchEngine:
     """Engine over records with cosines of -1 to 1 to "sea", every third without a time."""
     embedder.class_vectors = np.eye(embedder.embed_dim, dtype=np.float32)
-    sea, other = embedder.direction(b"sea"), embedder.direction(b"other")
-    other -= (other @ sea) * sea
-    other /= np.linalg.norm(other)
-    cosines = np.linspace(-1, 1, RECORDS)
+    vectors = embedder.with_cosines("sea", np.linspace(-1, 1, RECORDS))
     collection.upsert(
-        make_record(
-            f"{row}",
-            vector=(cosine * sea + np.sqrt(1 - cosine**2) * other).astype(np.float32),
-            time=1 + row * 7 % 11 if row % 3 else 0,
-        )
-        for row, cosine in enumerate(cosines)
+        make_record(f"{row}", vector=vector, time=1 + row * 7 % 11 if row % 3 else 0)
+        for row, vector in enumerate(vectors)
     )
     return SearchEngine(embedder, collection)
 

@@ -19,16 +19,10 @@ def engine(
 ) -> SearchEngine:
     """Engine over records with cosines of -1 to 1 to "sea", the ten nearest are tagged."""
     embedder.class_vectors = np.eye(embedder.embed_dim, dtype=np.float32)
-    sea, other = embedder.direction(b"sea"), embedder.direction(b"other")
-    other -= (other @ sea) * sea
-    other /= np.linalg.norm(other)
+    vectors = embedder.with_cosines("sea", np.linspace(-1, 1, RECORDS))
     collection.upsert(
-        make_record(
-            f"{row}",
-            vector=(cosine * sea + np.sqrt(1 - cosine**2) * other).astype(np.float32),
-            tags=("sea",) if row >= RECORDS - 10 else (),
-        )
-        for row, cosine in enumerate(np.linspace(-1, 1, RECORDS))
+        make_record(f"{row}", vector=vector, tags=("sea",) if row >= RECORDS - 10 else ())
+        for row, vector in enumerate(vectors)
     )
     return SearchEngine(embedder, collection)
 

@@ -266,7 +266,7 @@ def test_remote_shards_are_read_in_blocks_and_indexed_in_the_given_folder(tmp_pa
 
 @pytest.fixture
 def catalogued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Five remote tars of which a machine indexed all into a remote folder; another reads them."""
+    """Five remote tars, all indexed into a remote folder by a machine; another reads them."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache of another machine"))
     for path in pack(tmp_path / "packed", make_samples(20)):
         path.with_name(f"{path.name}.idx").unlink()

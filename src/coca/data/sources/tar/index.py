@@ -218,7 +218,7 @@ def listed_indexes(
 ) -> dict[str, TarIndex]:
     """Open the indexes of tars by the catalog of these tars in a remote folder.
 
-    Tars that have changed since are left out, and all tars if there is no such catalog.
+    Left out are tars that changed after it was written; without a catalog, all of them.
     """
     if not is_remote(folder):
         return {}
