@@ -147,10 +147,13 @@ def in_sections(hits: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "hits": ordered + [hit for hit in hits if not hit["likely"]],
         "sections": [{"reasons": [name], "count": len(group)} for name, group in groups.items()],
+        "sections_complete": True,
     }
 
 
-def judge(tab: Any, reasons: list[tuple[str, bool]], caption: str = "") -> None:
+def judge(
+    tab: Any, reasons: list[tuple[str, bool]], caption: str = "", complete: bool = True
+) -> None:
     """Give the first hits a reason each, and whether they are likely; the others are not."""
 
     def change(route: Any) -> None:
@@ -164,7 +167,7 @@ def judge(tab: Any, reasons: list[tuple[str, bool]], caption: str = "") -> None:
                 hit["caption"] = caption
         asked = route.request.post_data_json
         if asked.get("text") and asked.get("sections"):
-            body |= in_sections(body["hits"])
+            body |= in_sections(body["hits"]) | {"sections_complete": complete}
         route.fulfill(response=response, json=body)
 
     tab.route("**/v1/search", change)
@@ -246,6 +249,17 @@ def test_likely_hits_of_later_pages_are_shown(visit: Visit, ranks: set[int]) -> 
     last = tab.locator(f'.tile[data-index="{len(ranks) - 1}"] .tile-link')
     expect(last).to_have_attribute("aria-label", f"rank {max(ranks)}")
     expect(tab.locator(".tile").last).to_have_attribute("aria-setsize", str(len(ranks)))
+
+
+def test_nothing_is_folded_where_likely_hits_follow_the_sections(visit: Visit) -> None:
+    tab = visit()
+    judge(tab, [(TAGGED, True), (LOOKS, False), (LOOKS, True)], complete=False)
+    search(tab, "a red circle")
+    expect(tab.locator(".wall-heading")).to_have_text(
+        ["Tagged “circle” (1+)", "Looks like “a red circle” (1+)", "More results"]
+    )
+    expect(tab.locator("#fold")).to_be_hidden()
+    expect(tab.locator('.tile[data-index="5"]')).to_be_attached()
 
 
 def test_all_hits_are_shown_where_the_model_judges_no_image(visit: Visit) -> None:

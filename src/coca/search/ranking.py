@@ -29,7 +29,7 @@ Dimensions: N records, E embedding.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -137,8 +137,7 @@ def ranked_hits(
         if not text:
             del own["text"]
         ranked.append(
-            replace(
-                hit,
+            hit.replace(
                 score=image,
                 caption_score=None if math.isnan(caption) else caption,
                 bm25=bm25 or None,

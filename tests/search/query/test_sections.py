@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from coca.search.query.engine import SearchEngine
-from coca.search.query.sections import in_sections, sections_of
+from coca.search.query.sections import FIRST_HITS, Divided, in_sections, sections_of
 from coca.search.records import Hit, Record
 from coca.search.store import Collection
 
@@ -33,8 +33,10 @@ def found(engine: SearchEngine, limit: int) -> list[Hit]:
 
 def test_likely_hits_are_in_sections_and_the_others_follow(engine: SearchEngine) -> None:
     ranked = found(engine, RECORDS)
-    hits, sections = in_sections(partial(found, engine), RECORDS)
+    divided = in_sections(partial(found, engine), RECORDS)
+    hits, sections = divided.hits, divided.sections
     assert sections is not None
+    assert divided.is_complete
     assert [section.reasons for section in sections] == [["tag: sea"], ["looks like"]]
     for section in sections:
         own = [hit for hit in ranked if hit.likely and hit.reason in section.reasons]
@@ -44,20 +46,35 @@ def test_likely_hits_are_in_sections_and_the_others_follow(engine: SearchEngine)
     assert hits == [*likely, *(hit for hit in ranked if not hit.likely)]
 
 
-@pytest.mark.parametrize("first", [2, 20, 1_000])
+@pytest.mark.parametrize("first", [2, 20, 50, FIRST_HITS])
 def test_pages_are_parts_of_one_list(
     engine: SearchEngine, monkeypatch: pytest.MonkeyPatch, first: int
 ) -> None:
-    every, sections = in_sections(partial(found, engine), RECORDS)
-    monkeypatch.setattr("coca.search.query.likely.FIRST_HITS", first)
+    monkeypatch.setattr("coca.search.query.sections.FIRST_HITS", first)
+    every = in_sections(partial(found, engine), RECORDS)
     for start in range(0, RECORDS, 7):
-        hits, own = in_sections(partial(found, engine), start + 7)
-        assert (hits[start : start + 7], own) == (every[start : start + 7], sections)
+        page = in_sections(partial(found, engine), start + 7)
+        assert page.hits[start : start + 7] == every.hits[start : start + 7]
+        assert (page.sections, page.is_complete) == (every.sections, every.is_complete)
+
+
+@pytest.mark.parametrize("first", [2, 20])
+def test_likely_hits_that_follow_the_sections_are_as_ranked(
+    engine: SearchEngine, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    monkeypatch.setattr("coca.search.query.sections.FIRST_HITS", first)
+    ranked = found(engine, RECORDS)
+    assert all(hit.likely for hit in ranked[: first + 1])
+    divided = in_sections(partial(found, engine), RECORDS)
+    assert not divided.is_complete
+    assert {hit.id for hit in divided.hits[:first]} == {hit.id for hit in ranked[:first]}
+    assert divided.hits[first:] == ranked[first:]
 
 
 def test_a_query_without_a_line_has_no_sections(engine: SearchEngine, embedder: Any) -> None:
     embedder.class_vectors = None
-    assert in_sections(partial(found, engine), RECORDS) == (found(engine, RECORDS), None)
+    hits = found(engine, RECORDS)
+    assert in_sections(partial(found, engine), RECORDS) == Divided(hits, None, is_complete=False)
 
 
 @pytest.mark.parametrize(

@@ -48,11 +48,14 @@ def test_likely_hits_are_counted_by_reason_on_every_page(
     assert {hit["id"] for hit in body["hits"]} == {hit["id"] for hit in flat["hits"]}
     (section,) = body["sections"]
     assert section["reasons"] == ["caption"]
+    assert body["sections_complete"]
     likely = [hit["likely"] for hit in body["hits"]]
     assert likely == [True] * section["count"] + [False] * (len(likely) - section["count"])
     second = client.post("/v1/search", json=query | {"offset": 2, "limit": 2}).json()
     assert second["sections"] == body["sections"]
     assert [hit["id"] for hit in second["hits"]] == [hit["id"] for hit in body["hits"][2:4]]
+    monkeypatch.setattr("coca.search.query.sections.FIRST_HITS", section["count"])
+    assert not client.post("/v1/search", json=query).json()["sections_complete"]
     answer = client.post("/v1/search", json=query | {"rerank": 2})
     assert answer.status_code == 400
     assert "leave one out" in answer.json()["error"]["message"]

@@ -292,7 +292,7 @@ class MilvusCollection:
     def hits(self, scores: Mapping[str, float]) -> list[Hit]:
         """Build hits with these scores, in this order; missing ids are skipped."""
         by_id = self._read(lambda rows: _hits(rows, scores, ""))
-        return [replace(by_id[id], score=scores[id]) for id in scores if id in by_id]
+        return [by_id[id].replace(score=scores[id]) for id in scores if id in by_id]
 
     def count(self, filter: str = "") -> int:
         """Count the records that a filter keeps, hidden ones included."""
@@ -330,7 +330,7 @@ class MilvusCollection:
             pages = nearest(rows, queries, asked)
             by_id = _hits(rows, [found.id for page in pages for found in page], asked.filter)
             return [
-                [replace(by_id[one.id], score=one.score) for one in page if one.id in by_id]
+                [by_id[one.id].replace(score=one.score) for one in page if one.id in by_id]
                 for page in pages
             ]
 
@@ -421,7 +421,7 @@ def _hits(rows: Rows, ids: Iterable[str], filter: str) -> dict[str, Hit]:
         same = both(shown(filter), is_in(CONTENT, batch))
         copies.update(row[CONTENT] for row in rows.query(same, [CONTENT], rows.freshness))
     return {
-        id: replace(from_plain(row).as_hit(), copies=max(copies[row[CONTENT]], 1))
+        id: from_plain(row).as_hit().replace(copies=max(copies[row[CONTENT]], 1))
         for id, row in stored.items()
     }
 

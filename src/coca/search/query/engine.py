@@ -321,7 +321,7 @@ class SearchEngine:
                 hits = self.collection.nearest(query[np.newaxis], page)[0]
             else:
                 hits = self.collection.ranked(typed, ranking, page)
-            return [judged(hit, typed, line) for hit in hits]
+            return judged(hits, typed, line)
 
         offset, last = 0 if scorer else options.offset, options.offset + options.limit
         count = max(options.rerank, last) - offset

@@ -17,8 +17,7 @@ the query, or if its caption is nearer to the query than texts in general are.
 Dimensions: K classes, E embedding.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,21 +54,25 @@ def line_of(embedder: Any, query: Float[np.ndarray, " E"], text: str) -> float |
     return min(line, MOST * greatest) if len(content_words(text)) <= NAME_WORDS else line
 
 
-def judged(hit: Hit, typed: TypedQuery | None, line: float | None) -> Hit:
-    """Set the reason of a hit, and whether it is likely.
+def judged(hits: Iterable[Hit], typed: TypedQuery | None, line: float | None) -> list[Hit]:
+    """Set the reasons of hits, and whether they are likely.
 
     Args:
-        hit: A hit.
-        typed: Query by which it is ranked; None: by its cosine alone.
+        hits: Hits.
+        typed: Query by which they are ranked; None: by their cosines alone.
         line: See `line_of`; None: the cosine decides nothing.
     """
-    likely = None if line is None else hit.score >= line
-    if typed is None:
-        return replace(hit, likely=likely)
-    floor = typed.caption_floor(0.0)
-    if not likely and (has_all_words(hit, typed.text) or (hit.caption_score or -1.0) >= floor):
-        likely = True
-    return replace(hit, likely=likely, reason=reason_of(hit, typed.text, floor))
+    floor, found = typed.caption_floor(0.0) if typed else 0.0, []
+    for hit in hits:
+        likely, reason = None if line is None else hit.score >= line, ""
+        if typed is not None:
+            reason = reason_of(hit, typed.text, floor)
+            if not likely and (
+                has_all_words(hit, typed.text) or (hit.caption_score or -1.0) >= floor
+            ):
+                likely = True
+        found.append(hit.replace(likely=likely, reason=reason))
+    return found
 
 
 def likely_hits(find: Callable[[int], list[Hit]]) -> list[Hit]:
@@ -78,17 +81,12 @@ def likely_hits(find: Callable[[int], list[Hit]]) -> list[Hit]:
     Args:
         find: Returns the first hits, as many as asked for, if there are.
     """
-    return [hit for hit in hits_through_likely(find) if hit.likely]
-
-
-def hits_through_likely(find: Callable[[int], list[Hit]]) -> list[Hit]:
-    """Find the first hits, up to the last likely hit or further."""
     count = FIRST_HITS
     while True:
         hits = find(count)
         is_last = len(hits) < count or count == MAX_RESULTS
         if is_last or not any(hit.likely for hit in hits[count // 2 :]):
-            return hits
+            return [hit for hit in hits if hit.likely]
         count = min(4 * count, MAX_RESULTS)
 
 

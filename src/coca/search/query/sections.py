@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from coca.search.query.likely import hits_through_likely
 from coca.search.records import Hit
 
+FIRST_HITS = 1_000
+"""Number of first hits whose likely ones are divided. More would make a common word slow: a hit is
+read from the file and judged in 30 microseconds."""
 FEW = 5
 """Number of hits with which a reason has a section of its own."""
 APART = 0.9
@@ -29,29 +31,36 @@ class Section:
     hits: list[Hit]
 
 
-def in_sections(
-    find: Callable[[int], list[Hit]], last: int
-) -> tuple[list[Hit], list[Section] | None]:
-    """Order the likely hits of a query by section, and its other hits after them.
+@dataclass(frozen=True)
+class Divided:
+    """Hits of a query: the likely ones by section, then the others."""
+
+    hits: list[Hit]
+    sections: list[Section] | None
+    """None for a query without a line between likely and unlikely hits; its hits are as ranked."""
+    is_complete: bool
+    """Whether hardly any likely hit follows the sections."""
+
+
+def in_sections(find: Callable[[int], list[Hit]], last: int) -> Divided:
+    """Divide the likely ones of the first hits of a query into sections.
 
     Args:
         find: Returns the first hits of the ranking, as many as asked for, if there are.
         last: Number of hits that are needed.
 
     Returns:
-        At least `last` hits, if there are, and the sections. Of a query without a line between
-        likely and unlikely hits: the ranking and None.
+        At least `last` hits, if there are.
     """
-    hits = hits_through_likely(find)
-    likely = [hit for hit in hits if hit.likely]
-    if last > len(hits):
-        hits = find(last)
+    hits = find(max(last, FIRST_HITS))
     if any(hit.likely is None for hit in hits):
-        return hits, None
-    sections = sections_of(likely)
-    ids = {hit.id for hit in likely}
+        return Divided(hits, None, is_complete=False)
+    first = hits[:FIRST_HITS]
+    sections = sections_of([hit for hit in first if hit.likely])
     ordered = [hit for section in sections for hit in section.hits]
-    return [*ordered, *(hit for hit in hits if hit.id not in ids)], sections
+    others = [*(hit for hit in first if not hit.likely), *hits[FIRST_HITS:]]
+    is_complete = not any(hit.likely for hit in first[FIRST_HITS // 2 :])
+    return Divided([*ordered, *others], sections, is_complete or len(hits) < FIRST_HITS)
 
 
 def sections_of(hits: Sequence[Hit]) -> list[Section]:

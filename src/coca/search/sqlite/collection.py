@@ -207,7 +207,7 @@ class SqliteCollection:
             ]
             hits = view.hits([row for page in pages for row, _ in page])
         return options.keep_similar(
-            [[replace(hits[row], score=score) for row, score in page] for page in pages]
+            [[hits[row].replace(score=score) for row, score in page] for page in pages]
         )
 
     def words(self, text: str, limit: int, filter: str = "") -> list[tuple[str, float]]:
@@ -483,6 +483,6 @@ class _View:
             raise DamageError(f"row {min(missing)} of {self.name} is missing")
         copies = self.scan.copies(np.array(list(found), np.int64), self.keep).tolist()
         return {
-            row: replace(hit, copies=count)
+            row: hit.replace(copies=count)
             for (row, hit), count in zip(found.items(), copies, strict=True)
         }

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
+from pydantic_core import from_json
 
 from coca.core.errors import SearchError
 from coca.search.records import (
@@ -379,7 +380,7 @@ def _record(stored: Sequence[Any]) -> Record:
     try:
         fields = dict(zip(_FIELDS, stored, strict=False))
         fields |= {
-            **{name: json.loads(fields[name]) for name in _JSON},
+            **{name: from_json(fields[name]) for name in _JSON},
             HIDDEN: bool(fields[HIDDEN]),
             "captioned": bool(fields["captioned"]),
         }

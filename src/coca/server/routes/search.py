@@ -101,8 +101,8 @@ class SearchRequest(Scope, ImageReference):
     """
 
     sections: bool = False
-    """Count the items of a list without a query by day. Of a query, order the likely hits by
-    reason, count them, and put the other hits after them."""
+    """Count the items of a list without a query by day. Of a query, order the likely ones of the
+    first 1,000 hits by reason, count them, and put the other hits after them."""
     hidden: bool = False
     """List the hidden items instead of the others; without a query only."""
 
@@ -165,8 +165,10 @@ class SearchResponse(Body):
     total: int | None
     """Number of items of a list without a query, or of its groups; null with a query."""
     sections: list[SectionCount] | None = None
-    """Items by day, newest first, or likely hits by reason, in the order of the hits; null if not
-    asked for, or where it is unknown which hits are likely."""
+    """Items by day, newest first, or the likely ones of the first hits by reason, in the order of
+    the hits; null if not asked for, or where it is unknown which hits are likely."""
+    sections_complete: bool = True
+    """Whether hardly any likely hit follows the sections."""
     without: list[str] = []
     """What `text` does not want: after "-", "without", "no" or "not", in English and German."""
     period: FoundPeriod | None = None
@@ -230,6 +232,7 @@ class Found:
     hits: Sequence[FoundHit]
     total: int | None = None
     sections: list[SectionCount] | None = None
+    is_complete: bool = True
 
 
 def run_search(tenant: Tenant, request: SearchRequest, options: ServedOptions) -> Found:
@@ -254,11 +257,12 @@ def run_search(tenant: Tenant, request: SearchRequest, options: ServedOptions) -
         return collection.engine.search_terms(terms, first)
 
     end = query.offset + query.limit
-    hits, sections = in_sections(find, end)
-    counts = None
-    if sections is not None:
-        counts = [SectionCount(reasons=one.reasons, count=len(one.hits)) for one in sections]
-    return Found(hits[query.offset : end], sections=counts)
+    divided = in_sections(find, end)
+    hits = divided.hits[query.offset : end]
+    if divided.sections is None:
+        return Found(hits)
+    counts = [SectionCount(reasons=one.reasons, count=len(one.hits)) for one in divided.sections]
+    return Found(hits, sections=counts, is_complete=divided.is_complete)
 
 
 def _checked_query(
@@ -368,6 +372,7 @@ def search(body: SearchRequest, tenant: CurrentTenant) -> SearchResponse:
         offset=options.offset,
         total=found.total,
         sections=found.sections,
+        sections_complete=found.is_complete,
         without=[str(term.text) for term in typed_terms(body.text)[1:]] if body.text else [],
         period=_period(body.text or ""),
         did_you_mean=collection.engine.did_you_mean(body.text or ""),

@@ -182,7 +182,7 @@ function describeResult(response, limit) {
   meant = response.did_you_mean ?? "";
   sections = response.headings ?? [];
   const notes = [];
-  if (total !== null && !response.isPart) notes.push(count(total, "image"));
+  if (total !== null) notes.push(count(total, "image"));
   else if (total === null && hits.length < limit) notes.push(count(hits.length, "image"));
   if (response.without?.length) notes.push(t("without {words}", { words: response.without.join(", ") }));
   summary.textContent = notes.join(" · ");

@@ -60,16 +60,15 @@ function titleOf({ reasons }, asked) {
 }
 
 /** Build the headings of likely hits, and of the others that follow them, see `sectionsOf` in sections.js. */
-function headingsOf(sections, asked) {
+function headingsOf({ sections, sections_complete: isComplete }, asked) {
   let end = 0;
-  // Hits beyond those of one search are not counted.
-  const more = sections.reduce((sum, { count }) => sum + count, 0) < MAX_RANKED ? "" : "+";
+  const more = isComplete ? "" : "+";
   const headings = sections.map((section) => {
     const start = end;
     end += section.count;
     return { start, end, title: `${titleOf(section, asked)} (${number(section.count)}${more})` };
   });
-  return [...headings, { start: end, end: Infinity, title: t("Probably not") }];
+  return [...headings, { start: end, end: Infinity, title: t(isComplete ? "Probably not" : "More results") }];
 }
 
 /**
@@ -84,14 +83,13 @@ export function hitsOf(body, { asked, all }) {
     if (offset >= MAX_RANKED) return { hits: [], total: offset };
     const response = await read(offset, Math.min(limit, MAX_RANKED - offset), signal);
     if (!response.sections) return response;
-    const headings = headingsOf(response.sections, asked);
+    const headings = headingsOf(response, asked);
     const { start: likely } = headings.at(-1);
-    if (all || !likely) return { ...response, headings };
-    const isPart = likely >= MAX_RANKED;
+    if (all || !likely || !response.sections_complete) return { ...response, headings };
     const hits = response.hits.slice(0, Math.max(0, likely - offset));
     const hasOthers = async () => hits.length < response.hits.length || (await read(likely, 1, signal)).hits.length > 0;
-    const folded = !isPart && offset + limit >= likely && (await hasOthers());
-    return { ...response, hits, headings: headings.slice(0, -1), total: likely, isPart, folded };
+    const folded = offset + limit >= likely && (await hasOthers());
+    return { ...response, hits, headings: headings.slice(0, -1), total: likely, folded };
   };
 }
 
