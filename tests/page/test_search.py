@@ -262,6 +262,28 @@ def test_nothing_is_folded_where_likely_hits_follow_the_sections(visit: Visit) -
     expect(tab.locator('.tile[data-index="5"]')).to_be_attached()
 
 
+def test_the_filters_count_the_hits_of_a_text(visit: Visit) -> None:
+    def count_part(route: Any) -> None:
+        response = route.fetch()
+        body = response.json()
+        if route.request.post_data_json.get("text"):
+            body |= {"total": 2, "complete": False}
+        route.fulfill(response=response, json=body)
+
+    tab = visit("/?tag=circle", **WIDE)
+    tab.route("**/v1/facets", count_part)
+    filters = tab.locator("#filters")
+    counts = re.compile(r'/v1/facets {.*"text":')
+    with tab.expect_request(lambda one: counts.search(f"{one.url} {one.post_data}")) as asked:
+        search(tab, "a red circle")
+    sent = asked.value.post_data_json
+    assert sent["text"] == "a red circle"
+    assert sent["where"] == [{"field": "tags", "operator": "has all", "value": ["circle"]}]
+    expect(filters.locator(".hint").first).to_have_text("2+ images")
+    search(tab, "")
+    expect(filters.locator(".hint").first).to_have_text(re.compile(r"^\d+ images$"))
+
+
 def test_all_hits_are_shown_where_the_model_judges_no_image(visit: Visit) -> None:
     tab = visit("/?c=many")
     search(tab, "a red row")

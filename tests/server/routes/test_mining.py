@@ -1,4 +1,5 @@
 import io
+from collections import Counter
 
 import pytest
 from fastapi.testclient import TestClient
@@ -42,6 +43,25 @@ def test_facets_count_values(client: TestClient) -> None:
     few = {"fields": ["tags"], "filter": 'metadata["year"] < 3', "limit": 1}
     (facet,) = client.post("/v1/facets", json=few).json()["facets"]
     assert (facet["values"], facet["others"]) == ([{"value": "t0", "count": 2}], 1)
+
+
+def test_facets_of_a_text_count_its_likely_hits(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = {"text": "a red car 1", "filter": 'metadata["year"] < 5'}
+    everything = client.post("/v1/facets", json=query).json()
+    assert (everything["total"], everything["complete"]) == (5, True)
+    monkeypatch.setattr("coca.search.query.engine.line_of", lambda *_: 1.0)
+    found = client.post("/v1/search", json=query).json()["hits"]
+    likely = [hit for hit in found if hit["likely"]]
+    assert 0 < len(likely) < 5
+    body = client.post("/v1/facets", json=query | {"fields": ["tags"]}).json()
+    assert (body["total"], body["complete"]) == (len(likely), True)
+    (facet,) = body["facets"]
+    counts = Counter(tag for hit in likely for tag in hit["tags"])
+    assert {one["value"]: one["count"] for one in facet["values"]} == counts
+    monkeypatch.setattr("coca.search.query.sections.FIRST_HITS", len(likely))
+    assert not client.post("/v1/facets", json=query).json()["complete"]
 
 
 def test_copies_are_grouped_best_first(client: TestClient, images: list[bytes]) -> None:

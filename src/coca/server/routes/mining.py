@@ -23,13 +23,23 @@ from coca.server.bodies import (
     ItemId,
     Scope,
     ServedOptions,
+    Text,
     Value,
     given_options,
     with_options,
 )
 from coca.server.collections.catalog import CatalogEntry
 from coca.server.routes.items import NAME, Item, fields_of
-from coca.server.routes.search import SearchResponse, examples, filter_of, hit_of, listed_entries
+from coca.server.routes.search import (
+    SearchRequest,
+    SearchResponse,
+    examples,
+    filter_of,
+    hit_of,
+    listed_entries,
+    options_of,
+    run_search,
+)
 from coca.server.routes.tenants import CurrentTenant, KeyedRoute
 
 # Bodies of `/v1/recommend`, `/v1/duplicates` and `/v1/facets`.
@@ -87,8 +97,11 @@ FacetField: TypeAlias = Annotated[
 
 
 class FacetsRequest(Scope):
-    """Fields whose values are counted among the items that the filters keep."""
+    """Fields whose values are counted, among the items that the filters keep or a text finds."""
 
+    text: Text | None = None
+    """Count the likely ones of its first 1,000 hits; where none is, or where it is unknown, all
+    items."""
     fields: Annotated[list[FacetField], Field(fail_fast=True, max_length=32)] | None = None
     """`tags`, `album`, `caption_source` or `metadata.KEY`; null: the fields with few values."""
     limit: Annotated[int, Field(ge=1, le=1_000)] = 20
@@ -118,6 +131,9 @@ class FacetsResponse(Body):
 
     collection: str
     total: int
+    """Number of items that were counted."""
+    complete: bool = True
+    """Whether hardly any likely hit of `text` was left out."""
     facets: list[Facet]
 
 
@@ -227,10 +243,18 @@ def duplicates(body: DuplicatesRequest, tenant: CurrentTenant) -> DuplicatesResp
 @router.post("/facets")
 def facets(body: FacetsRequest, tenant: CurrentTenant) -> FacetsResponse:
     """Count the values of fields."""
-    collection = tenant.collection(body.collection)
-    items = listed_entries(tenant, body)
+    items, is_complete = listed_entries(tenant, body), True
+    if body.text is not None:
+        scope = {name: getattr(body, name) for name in Scope.model_fields}
+        asked = {"text": body.text, "sections": True, "limit": MAX_LIMIT}
+        query = SearchRequest.model_validate(scope | asked)
+        found = run_search(tenant, query, options_of(query))
+        if likely := {hit.id for hit in found.hits if hit.likely and found.sections}:
+            items = [one for one in items if one.id in likely]
+            is_complete = found.is_complete
     return FacetsResponse(
-        collection=collection.name,
+        collection=tenant.collection(body.collection).name,
         total=len(items),
+        complete=is_complete,
         facets=count_facets(items, body.fields, body.limit),
     )

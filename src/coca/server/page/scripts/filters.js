@@ -4,7 +4,7 @@ import { api } from "./api.js";
 import { button, h, shorten } from "./dom.js";
 import { count as counted, number, t } from "./language.js";
 import { report } from "./notices.js";
-import { hasFilters, scopeOf } from "./state.js";
+import { countedOf, hasFilters } from "./state.js";
 import { FAVOURITE } from "./tile.js";
 
 const NAMES = {
@@ -76,7 +76,7 @@ export class Filters {
     this.#request = new AbortController();
     this.draw();
     try {
-      this.#response = await api.facets(scopeOf(this.store.state), this.#request.signal);
+      this.#response = await api.facets(countedOf(this.store.state), this.#request.signal);
       this.draw();
     } catch (error) {
       report(error);
@@ -107,13 +107,13 @@ export class Filters {
     return matchMedia("(max-width: 760px)").matches;
   }
 
-  #sections({ facets, total }) {
+  #sections({ facets, total, complete }) {
     // A value that all images share narrows nothing.
     const divides = ({ field, values, others }) =>
       !UNSHOWN.has(field) && !values.every(({ value }) => isAddress(value)) && (others || values.some(({ count }) => count < total));
     const shown = facets.filter((facet) => divides(facet) || this.#chosen(facet.field).length);
     return [
-      h("p", { class: "hint" }, counted(total, "image")),
+      h("p", { class: "hint" }, counted(total, "image", complete ? "" : "+")),
       this.#dates(),
       ...shown.map((facet) => this.#facet(facet)),
     ];

@@ -46,8 +46,8 @@ export function switchLanguage() {
 /** Format a number. */
 export const number = (value) => new Intl.NumberFormat(locale).format(value);
 
-/** Format a count with its noun, whose plural has an s in English. */
-export const count = (value, noun) => `${number(value)} ${t(value === 1 ? noun : `${noun}s`)}`;
+/** Format a count with its noun, whose plural has an s in English; `more` is "+" where it is a part of them. */
+export const count = (value, noun, more = "") => `${number(value)}${more} ${t(value === 1 ? noun : `${noun}s`)}`;
 
 /**
  * Format a date in seconds since 1970.

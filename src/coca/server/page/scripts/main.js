@@ -18,7 +18,7 @@ import { SearchField } from "./search_field.js";
 import { canSave, saveSearch, showSearches } from "./searches.js";
 import { sectionsOf } from "./sections.js";
 import { Selection } from "./selection.js";
-import { Store, askedOf, emptyState, hasQuery, itself, queryOf, resultOf, scopeOf, toQuery } from "./state.js";
+import { Store, askedOf, countedOf, emptyState, hasQuery, itself, queryOf, resultOf, scopeOf, toQuery } from "./state.js";
 import { Suggestions } from "./suggestions.js";
 import { Terms } from "./terms.js";
 import { listenToTransfers } from "./transfer.js";
@@ -97,7 +97,7 @@ function refresh() {
   describeCollections().catch(report);
 }
 
-const scopeKey = (state) => JSON.stringify(scopeOf(state));
+const countedKey = (state) => JSON.stringify(countedOf(state));
 
 function loadWall(at = 0) {
   const { state } = store;
@@ -249,7 +249,7 @@ function drawState(before) {
 function drawParts(before, changed) {
   const { state } = store;
   if (changed && state.view === "duplicates") duplicates.show();
-  if (!before || scopeKey(before) !== scopeKey(state)) filters.load();
+  if (!before || countedKey(before) !== countedKey(state)) filters.load();
   else filters.draw();
   if (state.item) itemView.show(state.item);
   else itemView.hide();

@@ -140,6 +140,11 @@ export function scopeOf(state) {
   return { where, ...(state.collection && { collection: state.collection }) };
 }
 
+/** Build a request to count the values of a result: of a text its likely hits, else all that the filters keep. */
+export const countedOf = (state) => ({
+  ...scopeOf(state), ...(state.text && !state.terms.length && { text: state.text }),
+});
+
 const secondsOf = (text) => Date.parse(`${text}T00:00:00Z`) / 1000;
 
 /** Build the conditions that leave out the item of a query by this item alone. */
