@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from coca.model.encoders.efficientnet import EfficientNetLite, SameConv
+from coca.model.encoders.efficientnet import EfficientNetLite
 from coca.model.layers import prepacked
-from coca.model.layers.prepacked import conv_norm, fuse_convs
+from coca.model.layers.prepacked import SameConv, conv_norm, fuse_convs
 
 pytestmark = pytest.mark.skipif(
     not prepacked._can_fuse(torch.float32), reason="no oneDNN in this torch"
@@ -66,7 +66,7 @@ def is_used(pair: Pair, monkeypatch: pytest.MonkeyPatch, images: Tensor) -> bool
 
 @pytest.mark.parametrize("groups", [1, 8])
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 2), (5, 2)])
-@pytest.mark.parametrize("shape", [(1, 7, 9), (3, 16, 16)])
+@pytest.mark.parametrize("shape", [(1, 7, 9), (2, 10, 7), (3, 16, 16)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_a_fused_convolution_gives_the_plain_result(
     groups: int,

@@ -15,12 +15,11 @@ from typing import Literal, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
 from coca.model.encoders.backbone import BackboneConfig, BackboneEncoder
 from coca.model.encoders.encoder import IMAGE_ENCODERS
-from coca.model.layers.prepacked import FusableConv, conv_norm
+from coca.model.layers.prepacked import SameConv, conv_norm
 
 STEM, FEATURES = 32, 1280
 BN_EPS = 1e-3
@@ -199,27 +198,6 @@ class EfficientNetLite(nn.Module):
     def get_classifier(self) -> nn.Module:
         """Return the last layer."""
         return self.classifier
-
-
-class SameConv(FusableConv):
-    """Convolution without bias, padded as in TensorFlow: more at the end than at the start."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1):
-        padding = 0 if stride > 1 else kernel // 2
-        super().__init__(
-            inputs, outputs, kernel, stride, padding=padding, groups=groups, bias=False
-        )
-
-    def pad(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C height width"]:
-        """Pad the input of a convolution with a stride."""
-        kernel, stride = self.kernel_size[0], self.stride[0]
-        if stride == 1:
-            return images
-        height, width = (
-            max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
-            for side in images.shape[2:]
-        )
-        return F.pad(images, (width // 2, width - width // 2, height // 2, height - height // 2))
 
 
 class DepthwiseSeparable(nn.Module):

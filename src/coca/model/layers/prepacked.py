@@ -33,22 +33,31 @@ from coca.model.layers.transformer import Linear
 # Convolution, batch norm and ReLU6 as one operation for CPU inference.
 
 
-class FusableConv(nn.Conv2d):
-    """A convolution without bias that `conv_norm` fuses with its batch norm after `fuse`."""
+class SameConv(nn.Conv2d):
+    """Convolution without bias, padded as in TensorFlow; `fuse_convs` lets `conv_norm` fuse it.
+
+    With a stride of 2, the sides of the output are half the sides of the input, rounded up. An
+    even side is padded by a row more at its end than at its start.
+    """
 
     is_fused = False
 
-    def pad(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C height width"]:
-        """Pad the input as far as `padding` does not; no padding here."""
-        return images
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1):
+        padding = 0 if stride == 2 else kernel // 2
+        super().__init__(
+            inputs, outputs, kernel, stride, padding=padding, groups=groups, bias=False
+        )
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        padded = self.pad(images)
-        if self.groups > 1 and padded.device.type == "cpu" and torch.is_grad_enabled():
+        if self.stride[0] == 2:
+            most = self.kernel_size[0] // 2
+            height, width = (most - (side + 1) % 2 for side in images.shape[2:])
+            images = F.pad(images, (width, most, height, most))
+        if self.groups > 1 and images.device.type == "cpu" and torch.is_grad_enabled():
             # The backward pass of depthwise 5 x 5 kernels takes oneDNN 4 times as long in bf16.
             with torch.autocast("cpu", enabled=False):
-                return super().forward(padded.to(self.weight.dtype))
-        return super().forward(padded)
+                return super().forward(images.to(self.weight.dtype))
+        return super().forward(images)
 
 
 def fuse_convs(model: nn.Module) -> None:
@@ -58,22 +67,26 @@ def fuse_convs(model: nn.Module) -> None:
     after its weights change, except by writes that torch does not count, such as through `.data`.
     """
     for module in model.modules():
-        if isinstance(module, FusableConv):
+        if isinstance(module, SameConv):
             module.is_fused = True
             _COPIES.pop(module, None)
 
 
 def conv_norm(
-    conv: FusableConv, norm: nn.BatchNorm2d, images: Float[Tensor, "B C H W"], *, relu6: bool
+    conv: SameConv, norm: nn.BatchNorm2d, images: Float[Tensor, "B C H W"], *, relu6: bool
 ) -> Float[Tensor, "B D h w"]:
     """Compute the convolution, then the batch norm, and ReLU6 if wanted."""
     copy = _fused(conv, norm, images)
     if copy is None:
         found = norm(conv(images))
         return F.relu6(found) if relu6 else found
-    padding, stride, dilation = (_pair(it) for it in (conv.padding, conv.stride, conv.dilation))
+    if conv.stride[0] == 2:
+        # Even sides need no copy of the images: a row and column of zeros in the kernel, which is
+        # padded equally at both ends, move it by one. Odd sides are moved back.
+        height, width = (side % 2 for side in images.shape[2:])
+        images = F.pad(images, (width, 0, height, 0)) if height or width else images
     return torch.ops.mkldnn._convolution_pointwise(
-        *(conv.pad(images), copy.blocks, copy.bias, padding, stride, dilation, conv.groups),
+        *(images, copy.blocks, copy.bias, *_geometry(conv)),
         *(("hardtanh", [0.0, 6.0]) if relu6 else ("none", [])),
         "",
     )
@@ -92,7 +105,7 @@ class _FusedCopy:
 _COPIES: WeakKeyDictionary[nn.Module, _FusedCopy] = WeakKeyDictionary()
 
 
-def _fused(conv: FusableConv, norm: nn.BatchNorm2d, images: Tensor) -> _FusedCopy | None:
+def _fused(conv: SameConv, norm: nn.BatchNorm2d, images: Tensor) -> _FusedCopy | None:
     """Return the current copy, or None where the plain operations are needed."""
     if (
         not conv.is_fused
@@ -116,7 +129,7 @@ def _fused(conv: FusableConv, norm: nn.BatchNorm2d, images: Tensor) -> _FusedCop
     return copy
 
 
-def _fold(conv: FusableConv, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def _fold(conv: SameConv, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Fold the batch norm in fp32, and reorder the weights for oneDNN."""
     dtype = conv.weight.dtype
     with torch.inference_mode(False), torch.no_grad():
@@ -124,17 +137,17 @@ def _fold(conv: FusableConv, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
         scale = state["weight"] * (state["running_var"] + norm.eps).rsqrt()
         weight = conv.weight.detach().float() * scale[:, None, None, None]
         bias = state["bias"] - state["running_mean"] * scale
+        if conv.stride[0] == 2:
+            weight = F.pad(weight, (1, 0, 1, 0))
         blocks = torch.ops.mkldnn._reorder_convolution_weight(
-            weight.to(dtype).contiguous(memory_format=torch.channels_last),
-            *(_pair(it) for it in (conv.padding, conv.stride, conv.dilation)),
-            conv.groups,
+            weight.to(dtype).contiguous(memory_format=torch.channels_last), *_geometry(conv)
         )
     return blocks, bias.to(dtype)
 
 
-def _pair(value: object) -> list[int]:
-    assert isinstance(value, tuple)
-    return list(value)
+def _geometry(conv: SameConv) -> tuple[list[int], list[int], list[int], int]:
+    """Return padding, stride, dilation and groups for oneDNN."""
+    return [conv.kernel_size[0] // 2] * 2, list(conv.stride), [1, 1], conv.groups
 
 
 @cache
