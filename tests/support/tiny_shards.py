@@ -81,7 +81,7 @@ def half_precision(kind: Kind) -> Results:
         autocast=lambda: torch.autocast("cpu", dtype=torch.bfloat16),
     )
     assert all(p.dtype == torch.float32 for p in parallel.model.parameters())
-    return {"loss": losses.total, "grad_norm": parallel.gradient_norm()}
+    return {"loss": losses.total, "grad_norm": parallel.gradient_norms().total}
 
 
 def foreign_blocks(kind: Kind) -> Results:
@@ -97,7 +97,7 @@ def foreign_blocks(kind: Kind) -> Results:
     groups = sum(isinstance(it, FSDPModule) for it in parallel.model.image_encoder.modules())
     return {
         "loss": losses.total,
-        "grad_norm": parallel.gradient_norm(),
+        "grad_norm": parallel.gradient_norms().total,
         "groups": torch.tensor(groups),
     }
 
@@ -107,7 +107,7 @@ def clipped() -> Results:
     parallel = make_model("fsdp")
     batch = ragged_batch(8).split(4)[DistributedContext.current().rank]
     backward(parallel, CoCaObjective(LossConfig()), batch)
-    norm = parallel.gradient_norm()
+    norm = parallel.gradient_norms().total
     whole = whole_norm(parallel.model)
     parallel.clip_(norm, LIMIT)
     distributed.barrier()

@@ -92,7 +92,7 @@ def step(
     batch = ragged_batch(PAIRS).split(PAIRS // world.size)[world.rank]
     with Collectives() as collectives:
         losses = backward(parallel, CoCaObjective(LOSSES[loss]), batch, micro_batch=micro_batch)
-    norm = parallel.gradient_norm()
+    norm = parallel.gradient_norms().total
     gradients = {
         name: whole(parameter.grad)
         for name, parameter in model.named_parameters()

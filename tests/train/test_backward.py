@@ -15,9 +15,15 @@ from coca.model.pretrained import build
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.train.backward import backward
 from coca.train.blocks import set_training_mode
-from coca.train.distributed.parallel import ParallelModel
+from coca.train.distributed.parallel import GradientNorms, ParallelModel
 from coca.train.losses import LossConfig, Losses
-from coca.train.nonfinite import NonFiniteReport, cause_of, location_of, nonfinite_report
+from coca.train.nonfinite import (
+    StepFigures,
+    cause_of,
+    figures_of,
+    location_of,
+    read_figures,
+)
 from coca.train.objective import CoCaObjective
 from coca.train.optim.param_groups import freeze
 from tiny import captioner, images, sharpened, tiny_config
@@ -26,13 +32,15 @@ from tiny_ranks import ragged_batch
 FINE = {"loss": 1.0, "contrastive": 0.5, "grad_norm": 2.0}
 
 
-def gradients(*bad: str) -> Iterator[tuple[str, Tensor]]:
-    for name in ("first", "second", "third"):
-        yield name, torch.tensor([0.0, torch.inf if name in bad else 1.0])
+def figures(
+    *bad: str, rank: int = 0, culprits: bool = False, metrics: dict[str, float] | None = None
+) -> StepFigures[float]:
+    norms = {name: torch.inf if name in bad else 1.0 for name in ("first", "second", "third")}
+    return StepFigures(5, FINE | (metrics or {}), norms, culprits, 4 * rank, 4 * rank + 3)
 
 
 @pytest.mark.parametrize(
-    ("figures", "bad", "cause"),
+    ("metrics", "bad", "cause"),
     [
         ({"contrastive": torch.nan, "loss": torch.nan}, (), "contrastive"),
         ({"loss": torch.inf}, ("first",), "the loss"),
@@ -41,25 +49,27 @@ def gradients(*bad: str) -> Iterator[tuple[str, Tensor]]:
     ],
 )
 def test_the_first_that_is_not_finite_is_the_cause(
-    figures: dict[str, float], bad: tuple[str, ...], cause: str
+    metrics: dict[str, float], bad: tuple[str, ...], cause: str
 ) -> None:
-    assert nonfinite_report(FINE | figures, gradients(*bad), ragged_batch(2)).cause == cause
+    assert cause_of([figures(*bad, metrics=metrics)]) == cause
 
 
-def test_a_report_names_the_samples_and_knows_images_that_are_not_finite() -> None:
+def test_figures_of_steps_are_read_together_and_name_the_samples() -> None:
     batch: Batch = dataclasses.replace(ragged_batch(3), start=6)
-    assert nonfinite_report(FINE, gradients(), batch) == NonFiniteReport(
-        "the gradient norm", False, 6, 8
-    )
-    batch.images[1, 0, 0, 0] = torch.nan
-    assert nonfinite_report(FINE, gradients(), batch).culprits
+    spoiled = dataclasses.replace(batch, images=batch.images / 0)
+    losses = Losses(torch.tensor(1.5), {"contrastive": torch.tensor(0.5)})
+    norms = GradientNorms(torch.tensor(2.0), {"first": torch.tensor(3.0)})
+    steps = [figures_of(number, it, losses, norms) for number, it in ((1, batch), (2, spoiled))]
+    metrics = {"loss": 1.5, "contrastive": 0.5, "grad_norm": 2.0}
+    assert read_figures(steps) == [
+        StepFigures(1, metrics, {"first": 3.0}, False, 6, 8),
+        StepFigures(2, metrics, {"first": 3.0}, True, 6, 8),
+    ]
+    assert read_figures([]) == []
 
 
 def test_the_rank_with_the_shard_names_the_gradient() -> None:
-    length = NonFiniteReport("the gradient norm", False, 0, 3)
-    named = NonFiniteReport("the gradient of second", False, 4, 7)
-    assert cause_of([length, named]) == "the gradient of second"
-    assert cause_of([length, length]) == "the gradient norm"
+    assert cause_of([figures(), figures("second", rank=1)]) == "the gradient of second"
 
 
 @pytest.mark.parametrize(
@@ -76,10 +86,8 @@ def test_the_rank_with_the_shard_names_the_gradient() -> None:
 def test_the_location_is_as_narrow_as_what_is_known(
     culprits: tuple[bool, ...], location: str
 ) -> None:
-    reports = [
-        NonFiniteReport("loss", bad, 4 * rank, 4 * rank + 3) for rank, bad in enumerate(culprits)
-    ]
-    assert location_of(reports) == location
+    ranks = [figures(rank=rank, culprits=bad) for rank, bad in enumerate(culprits)]
+    assert location_of(ranks) == location
 
 
 LOSSES: dict[str, dict[str, Any]] = {

@@ -4,7 +4,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -28,6 +28,7 @@ from coca.train.trainer import (
     stop_on_signal,
     training_device,
 )
+from pretended_device import PretendedDevice
 from tiny_run import (
     Bars,
     SignalAfter,
@@ -122,7 +123,8 @@ def test_the_bar_counts_every_step_and_rows_come_at_the_end_too(tmp_path: Path) 
     (bar,) = bars.values()
     assert list(bars) == [("training", 3)]
     assert bar.count == 3
-    assert all(set(figures) == {"loss", "pairs_per_s"} for figures in bar.figures)
+    # The first row is that of step 2.
+    assert [set(figures) for figures in bar.figures] == [set(), *2 * [{"loss", "pairs_per_s"}]]
 
 
 def test_fit_works_outside_the_main_thread(tmp_path: Path) -> None:
@@ -160,15 +162,27 @@ def test_a_skipped_step_changes_no_weight_and_no_moment(tmp_path: Path) -> None:
     assert before == after
 
 
-def test_a_skipped_step_does_not_count_as_an_update_of_the_average(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_the_host_waits_for_the_device_at_rows_only(
+    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loader = TinyStream(poisoned=frozenset({1}))
-    trainer = tiny_trainer(tmp_path, loader=loader, steps=4, ema=EmaConfig())
-    updates: list[int] = []
-    monkeypatch.setattr(trainer.ema, "update", updates.append)
+    settings: dict[str, Any] = {"steps": 8, "log_every": 4, "save_every": 100}
+    trainer = tiny_trainer(tmp_path, ema=EmaConfig(), optimizer=optimizer, **settings)
+    waits = []
+
+    class Watched(TinyStream):
+        def __iter__(self) -> Iterator[Batch]:
+            # The checkpoint after the last step is outside the block.
+            with PretendedDevice(trainer, monkeypatch) as device:
+                for batch in super().__iter__():
+                    waits.append(device.waits.total())
+                    yield batch
+
+    trainer.loader = Watched()
     trainer.fit()
-    assert updates == [1, 2, 3]
+    # Adafactor cannot skip a step on the device, and reads one number for each.
+    each = int(optimizer == "adafactor")
+    assert waits == [each * step + step // 4 for step in range(8)]
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_and_named(

@@ -1,68 +1,91 @@
-"""Reports of non-finite steps: cause, rank and samples."""
+"""Figures of training steps, and the cause, rank and samples of those that are not finite."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor
 
 from coca.data.batch import Batch
+from coca.train.distributed.parallel import GradientNorms
+from coca.train.losses import Losses
+
+Number = TypeVar("Number", Tensor, float)
 
 
 @dataclass(frozen=True)
-class NonFiniteReport:
-    """Report of one rank about a non-finite step."""
+class StepFigures(Generic[Number]):
+    """Figures of one step on one rank: tensors on the device, or numbers that the host has read."""
 
-    cause: str
-    """The non-finite loss or gradient."""
+    step: int
+    """Number of the step, from 1."""
+    metrics: Mapping[str, Number]
+    """Metrics by name, equal on all ranks: `loss`, its parts, and `grad_norm`."""
+    shard_norms: Mapping[str, Number]
+    """Norm of the rank's shard of each gradient, by parameter name."""
     culprits: bool
-    """Whether this rank's images are not finite."""
+    """Whether the rank's images are not finite."""
     first: int
     """Global index of the rank's first sample."""
     last: int
     """Global index of the rank's last sample."""
 
 
-def nonfinite_report(
-    metrics: Mapping[str, float], gradients: Iterable[tuple[str, Tensor]], batch: Batch
-) -> NonFiniteReport:
-    """Build this rank's report of a step."""
-    return NonFiniteReport(
-        cause=_cause(metrics, gradients),
-        culprits=not bool(batch.images.isfinite().all()),
+def figures_of(
+    step: int, batch: Batch, losses: Losses, norms: GradientNorms
+) -> StepFigures[Tensor]:
+    """Collect the figures of a step, which stay on the device."""
+    images = batch.images
+    return StepFigures(
+        step=step,
+        metrics={"loss": losses.total, **losses.parts, "grad_norm": norms.total},
+        shard_norms=norms.shards,
+        # Of cached features, on the host. Pixels are bytes there, which are always finite.
+        culprits=images.is_floating_point()
+        and not bool(images.sum(dtype=torch.float32).isfinite()),
         first=batch.start,
         last=batch.start + len(batch.keys) - 1,
     )
 
 
-def cause_of(reports: Sequence[NonFiniteReport]) -> str:
-    """Find the non-finite loss or gradient in the reports of all ranks, in rank order.
-
-    The rank with a shard of a gradient reports its name.
-    """
-    named = [report.cause for report in reports if report.cause != _GRADIENT_NORM]
-    return named[0] if named else _GRADIENT_NORM
-
-
-def location_of(reports: Sequence[NonFiniteReport]) -> str:
-    """Describe the samples of the step, and the ranks if only some have non-finite images."""
-    culprits = [rank for rank, report in enumerate(reports) if report.culprits]
-    named = 0 < len(culprits) < len(reports)
-    shown = [reports[rank] for rank in culprits] if named else reports
-    ranks = f"rank {', '.join(map(str, culprits))}, " if named else ""
-    return f"{ranks}samples {shown[0].first} to {shown[-1].last}"
-
-
-_GRADIENT_NORM = "the gradient norm"
+def read_figures(steps: Sequence[StepFigures[Tensor]]) -> list[StepFigures[float]]:
+    """Read the figures of steps from the device in one transfer, for which the host waits."""
+    tensors = [it for step in steps for it in (*step.metrics.values(), *step.shard_norms.values())]
+    values = iter(torch.stack([it.float() for it in tensors]).tolist() if tensors else [])
+    return [
+        StepFigures(
+            step=step.step,
+            metrics={name: next(values) for name in step.metrics},
+            shard_norms={name: next(values) for name in step.shard_norms},
+            culprits=step.culprits,
+            first=step.first,
+            last=step.last,
+        )
+        for step in steps
+    ]
 
 
-def _cause(metrics: Mapping[str, float], gradients: Iterable[tuple[str, Tensor]]) -> str:
+def cause_of(ranks: Sequence[StepFigures[float]]) -> str:
+    """Find the first non-finite loss or gradient in the figures of all ranks, in rank order."""
+    metrics = ranks[0].metrics
     for name, value in metrics.items():
         if name not in ("loss", "grad_norm") and not math.isfinite(value):
             return name
     if not math.isfinite(metrics["loss"]):
         return "the loss"
-    for name, gradient in gradients:
-        if not bool(gradient.isfinite().all()):
-            return f"the gradient of {name}"
-    return _GRADIENT_NORM
+    for figures in ranks:
+        for name, norm in figures.shard_norms.items():
+            if not math.isfinite(norm):
+                return f"the gradient of {name}"
+    return "the gradient norm"
+
+
+def location_of(ranks: Sequence[StepFigures[float]]) -> str:
+    """Describe the samples of the step, and the ranks if only some have non-finite images."""
+    culprits = [rank for rank, figures in enumerate(ranks) if figures.culprits]
+    named = 0 < len(culprits) < len(ranks)
+    shown = [ranks[rank] for rank in culprits] if named else ranks
+    numbers = f"rank {', '.join(map(str, culprits))}, " if named else ""
+    return f"{numbers}samples {shown[0].first} to {shown[-1].last}"

@@ -41,11 +41,10 @@ from coca.train.checkpoints import (
 )
 from coca.train.distributed.context import DistributedContext, lost_ranks_reported
 from coca.train.distributed.parallel import FsdpConfig, Kind, ParallelModel
-from coca.train.losses import Losses
-from coca.train.nonfinite import cause_of, location_of, nonfinite_report
+from coca.train.nonfinite import StepFigures, cause_of, figures_of, location_of, read_figures
 from coca.train.objective import Objective
 from coca.train.optim.ema import Ema, EmaConfig
-from coca.train.optim.optimizer import OptimizerConfig, make_optimizer
+from coca.train.optim.optimizer import OptimizerConfig, make_optimizer, update_if_finite
 from coca.train.optim.param_groups import freeze
 from coca.train.optim.schedule import ScheduleConfig, lr_at, patch_dropout_at, set_patch_dropout
 from coca.train.tracker import MetricsLogger, Tracker
@@ -87,14 +86,15 @@ class TrainConfig(Config):
     """Maximum norm of the gradient over all parameters; larger gradients are scaled down. null: no
     limit."""
     log_every: PositiveInt = 10
-    """Steps between two rows of metrics, which are means over these steps."""
+    """Steps between two rows of metrics, which are means over these steps. The host reads metrics
+    from the device at rows and checkpoints only."""
     save_every: PositiveInt = 500
     """Steps between two checkpoints; one more is written at the end."""
     keep: PositiveInt = 2
     """Number of newest checkpoints to keep on disk."""
     max_bad_steps: PositiveInt = 10
-    """Maximum number of consecutive steps with a non-finite loss or gradient before the run
-    fails."""
+    """Maximum number of consecutive steps with a non-finite loss or gradient; after more, the run
+    fails at the next row of metrics."""
     trackers: tuple[str, ...] = ("jsonl",)
     """Experiment trackers: any of `jsonl`, `tensorboard`, or of a plug-in, such as `wandb`."""
 
@@ -312,6 +312,7 @@ class Trainer(Generic[ModelT]):
         self.step = 0
         self._samples_seen = loader.state
         self._metrics = MetricsLogger()
+        self._unread: list[StepFigures[Tensor]] = []
         self._logged = self._evaluated = 0
         self._checkpoints = CheckpointManager(self.run_dir, keep=config.keep, world=self.world)
         self._save_is_due = False
@@ -348,9 +349,10 @@ class Trainer(Generic[ModelT]):
                 self._metrics.start_clock()
                 self._log_and_save()
                 for batch in self._batches(stop):
-                    loss = self._train_step(batch)
-                    bar.advance(1, loss=loss, pairs_per_s=self._metrics.pairs_per_s)
+                    self._train_step(batch)
                     self._log_and_save()
+                    row = self._metrics.last_row
+                    bar.advance(1, **{it: row[it] for it in ("loss", "pairs_per_s") if it in row})
                 self._save()
                 self._checkpoints.wait()
         finally:
@@ -440,6 +442,8 @@ class Trainer(Generic[ModelT]):
                     # Schedulers send SIGTERM to all processes of a job, and workers end at once.
                     if not stop.signal or error.reason != "worker_killed":
                         self._error = error
+            # In each step, since a rank without a batch would leave the others waiting in
+            # collectives; on the CPU, so that no host waits for its device.
             has_error = self._error is not None or self._checkpoints.failed
             agreed, any_error = self.world.all_reduce_max([stop.signal, int(has_error)])
             if any_error:
@@ -461,8 +465,8 @@ class Trainer(Generic[ModelT]):
             self._checkpoints.wait()
         raise first
 
-    def _train_step(self, batch: Batch) -> float:
-        """Run one training step and return its loss; skip the update if it is not finite."""
+    def _train_step(self, batch: Batch) -> None:
+        """Run one training step, without an update if the loss or the gradient is not finite."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["lr_scale"] * self._lr_of(self.step)
         schedule = self.config.schedule
@@ -475,50 +479,58 @@ class Trainer(Generic[ModelT]):
             micro_batch=self.config.micro_batch,
             autocast=self.autocast,
         )
-        norm = self.parallel.gradient_norm()
-        metrics = _to_host(losses, norm)
+        norms = self.parallel.gradient_norms()
         self.step += 1
         self._samples_seen = self.loader.state
-        if self._metrics.add(metrics, pairs=len(batch.keys) * self.world.size):
-            # Not earlier: clipping by a non-finite norm would make every gradient non-finite and
-            # hide the cause.
-            if self.config.grad_clip is not None:
-                self.parallel.clip_(norm, self.config.grad_clip)
-            self.optimizer.step()
-            self.objective.constrain_(self.model)
-            if self.ema is not None:
-                self.ema.update(self.step - self._metrics.bad_steps)
-        else:
-            self._report_skipped(batch, metrics)
-        return metrics["loss"]
+        self._unread.append(figures_of(self.step, batch, losses, norms))
+        if self.config.grad_clip is not None:
+            self.parallel.clip_(norms.total, self.config.grad_clip)
+        update_if_finite(self.optimizer, losses.total + norms.total)
+        self.objective.constrain_(self.model)
+        if self.ema is not None:
+            self.ema.update(self.step)
 
     def _lr_of(self, update: int) -> float:
         """Compute the learning rate of an update, counted from 0."""
         return self.config.optimizer.lr * lr_at(update, self.config.steps, self.config.schedule)
 
-    def _report_skipped(self, batch: Batch, metrics: dict[str, float]) -> None:
-        """Log the cause of a skipped step; raise after too many in a row."""
-        reports = self.world.gather(nonfinite_report(metrics, self.parallel.gradients(), batch))
-        cause = cause_of(reports)
-        if self.world.is_main:
-            logger.warning(
-                "step %s skipped: %s is not finite (%s)", self.step, cause, location_of(reports)
-            )
-        in_a_row = self._metrics.bad_in_a_row
-        if in_a_row >= self.config.max_bad_steps:
+    def _read_metrics(self) -> None:
+        """Read the metrics of the last steps; log skipped steps, and raise after too many in a row.
+
+        The host waits for the device here, and not in other steps.
+        """
+        unread, self._unread = self._unread, []
+        failure = ""
+        for figures in read_figures(unread):
+            pairs = (figures.last - figures.first + 1) * self.world.size
+            if self._metrics.add(figures.metrics, pairs=pairs):
+                continue
+            # Loss and norm are equal on all ranks, so all of them are here.
+            ranks = self.world.gather(figures)
+            cause, step = cause_of(ranks), figures.step
+            if self.world.is_main:
+                where = location_of(ranks)
+                logger.warning("step %s skipped: %s is not finite (%s)", step, cause, where)
+            in_a_row = self._metrics.bad_in_a_row
+            if in_a_row >= self.config.max_bad_steps and not failure:
+                failure = f"{in_a_row} steps in a row were not finite, last step {step} by {cause}"
+        if failure:
             self._checkpoints.wait()
             raise CocaError(
-                f"{in_a_row} steps in a row were not finite, last step {self.step} by {cause}; "
-                f"the last good checkpoint {self._checkpoints.kept()}; "
+                f"{failure}; the last good checkpoint {self._checkpoints.kept()}; "
                 "a lower optimizer.lr may help"
             )
 
     def _log_and_save(self) -> None:
         """Evaluate, log metrics and save a checkpoint if due, or still due after a failure."""
         last = not self._steps_left
+        logs = last or self.step % self.config.log_every == 0
+        self._save_is_due |= last or self.step % self.config.save_every == 0
+        if logs or self._save_is_due:
+            self._read_metrics()
         try:
             row = self._scores()
-            if (last or self.step % self.config.log_every == 0) and self._logged < self.step:
+            if logs and self._logged < self.step:
                 row = self._metrics.row(row, lr=self._lr_of(self.step - 1))
                 self._metrics.begin_row()
                 self._logged = self.step
@@ -526,7 +538,6 @@ class Trainer(Generic[ModelT]):
                 tracker.log(self.step, row)
         except StorageError as error:
             self._error = error
-        self._save_is_due |= self.step % self.config.save_every == 0
         # Consecutive non-finite steps may come from diverged weights. Checkpoints of them would
         # replace the last good checkpoints.
         if last or (self._save_is_due and not self._metrics.bad_in_a_row):
@@ -546,6 +557,7 @@ class Trainer(Generic[ModelT]):
 
     def _save(self) -> None:
         """Save a checkpoint, unless this step is saved already."""
+        self._read_metrics()
         moments, values = optimizer_state(self.model, self.optimizer)
         groups = {"model": model_tensors(self.model), "optimizer": moments}
         if self.ema is not None:
@@ -569,10 +581,3 @@ class Trainer(Generic[ModelT]):
             "train": to_dict(self.config),
             "data": self.loader.fingerprint,
         }
-
-
-def _to_host(losses: Losses, norm: Tensor) -> dict[str, float]:
-    """Copy all metrics of a step to the host, in one transfer."""
-    named = {"loss": losses.total.detach(), **losses.parts, "grad_norm": norm}
-    values = torch.stack([tensor.to(torch.float32) for tensor in named.values()]).tolist()
-    return dict(zip(named, values, strict=True))

@@ -19,7 +19,7 @@ def test_one_process_on_its_own_runs_the_model_as_it_is() -> None:
     with parallel.sync(True):
         (linear.weight.sum() * 3).backward()
     assert [name for name, _ in parallel.gradients()] == ["weight"]
-    assert float(parallel.gradient_norm()) == pytest.approx(18**0.5)
+    assert float(parallel.gradient_norms().total) == pytest.approx(18**0.5)
 
 
 @pytest.mark.parametrize(("limit", "length"), [(1.0, 1.0), (9.0, 5.0)])
@@ -29,7 +29,7 @@ def test_a_gradient_that_is_too_long_is_scaled_and_another_left_alone(
     linear = nn.Linear(2, 1, bias=False)
     parallel = ParallelModel(linear, "none", device=CPU)
     linear.weight.grad = torch.tensor([[3.0, 4.0]])
-    parallel.clip_(parallel.gradient_norm(), limit)
+    parallel.clip_(parallel.gradient_norms().total, limit)
     torch.testing.assert_close(linear.weight.grad, torch.tensor([[0.6, 0.8]]) * length)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar, cast
 
 import torch
 from pydantic import PositiveInt
@@ -52,6 +52,15 @@ class FsdpConfig(Config):
     reshard_after_forward: bool = True
     """Free the gathered weights of a block after its forward pass, and gather them again for the
     backward pass. false: gather them once per step, and keep them until its last micro-batch."""
+
+
+class GradientNorms(NamedTuple):
+    """Norms of the gradient, on the device."""
+
+    total: Tensor
+    """Norm over all parameters and ranks, equal on every rank."""
+    shards: dict[str, Tensor]
+    """Norm of this rank's shard of each gradient, by parameter name."""
 
 
 class ParallelModel(Generic[ModelT]):
@@ -101,8 +110,9 @@ class ParallelModel(Generic[ModelT]):
             # buckets after the first step. Sums would have another order after each restart, and
             # would not be equal to the bit: a third of the gradients differ on 4 ranks. The
             # setting adds about 0.4 % to the processor time of a step, estimated on narrow layers;
-            # steps of whole models differ more from run to run.
-            self._module.unused = nn.Parameter(torch.zeros((), device=device))
+            # steps of whole models differ more from run to run. The host waits for the device only
+            # in steps in which a parameter has no gradient.
+            warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
             self._module = DistributedDataParallel(self._module, find_unused_parameters=True)
 
     def run(self, function: Callable[[ModelT], T]) -> T:
@@ -151,17 +161,18 @@ class ParallelModel(Generic[ModelT]):
             if (whole := parameter.grad) is not None:
                 yield name, local_shard(whole)
 
-    def gradient_norm(self) -> Tensor:
-        """Compute the global gradient norm, equal on every rank."""
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        shards = [g.to_local() for g in gradients if isinstance(g, DTensor)]
-        norm = nn.utils.get_total_norm([g for g in gradients if not isinstance(g, DTensor)])
-        if not shards:
-            return norm
-        squares = nn.utils.get_total_norm(shards).square()
-        # Not over the copies of a shard.
-        distributed.all_reduce(squares, group=self._mesh.get_group("shard"))
-        return (squares + norm.square()).sqrt()
+    def gradient_norms(self) -> GradientNorms:
+        """Compute the norm of each gradient and of all of them."""
+        shards = dict(self.gradients())
+        norms = dict(zip(shards, torch._foreach_norm([*shards.values()]), strict=True))
+        sharded = {n for n, p in self.model.named_parameters() if isinstance(p.grad, DTensor)}
+        total = _length([norm for name, norm in norms.items() if name not in sharded], self.device)
+        if sharded:
+            squares = _length([norms[name] for name in norms if name in sharded], self.device) ** 2
+            # Not over the copies of a shard.
+            distributed.all_reduce(squares, group=self._mesh.get_group("shard"))
+            total = (squares + total.square()).sqrt()
+        return GradientNorms(total, norms)
 
     def clip_(self, norm: Tensor, limit: float) -> None:
         """Clip the gradient of norm `norm` to the norm `limit`."""
@@ -169,11 +180,13 @@ class ParallelModel(Generic[ModelT]):
         torch._foreach_mul_(parts, torch.clamp(limit / (norm + 1e-6), max=1.0))
 
 
+def _length(norms: list[Tensor], device: torch.device) -> Tensor:
+    """Compute the norm of a vector from the norms of its parts."""
+    return torch.linalg.vector_norm(torch.stack(norms or [torch.zeros((), device=device)]))
+
+
 class _FunctionRunner(nn.Module):
     """Runs any function of a model in the forward pass of a module, which can be wrapped."""
-
-    unused: nn.Parameter
-    """Set for DDP, which warns on every rank if all of its parameters are used."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

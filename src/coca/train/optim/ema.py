@@ -17,15 +17,15 @@ class EmaConfig(Config):
     """Decay of the average; the paper states it for fine-tuning only (its Table 9)."""
 
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
-    """Decay per update, at least 0 and below 1. The average covers about 1 / (1 - decay) updates:
+    """Decay per step, at least 0 and below 1. The average covers about 1 / (1 - decay) steps:
     10,000 by default, which needs a run several times as long."""
     warmup: bool = True
-    """Lower decay at first: at most (1 + t) / (10 + t) at update t, from 1. So the random initial
+    """Lower decay at first: at most (1 + t) / (10 + t) at step t, from 1. So the random initial
     weights lose their influence in a run of any length."""
 
-    def decay_at(self, update: int) -> float:
-        """Compute the decay of update number `update`, counted from 1."""
-        return min(self.decay, (1 + update) / (10 + update)) if self.warmup else self.decay
+    def decay_at(self, step: int) -> float:
+        """Compute the decay of step number `step`, counted from 1."""
+        return min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
 
 
 class Ema:
@@ -50,11 +50,11 @@ class Ema:
             local_shard(average).copy_(local_shard(weight))
 
     @torch.no_grad()
-    def update(self, number: int) -> None:
-        """Update the averages with the current weights; `number` counts updates from 1."""
+    def update(self, step: int) -> None:
+        """Update the averages with the weights after step number `step`, counted from 1."""
         weights = [local_shard(weight).float() for weight in self._weights]
         averages = [local_shard(average) for average in self._averages]
-        torch._foreach_lerp_(averages, weights, 1 - self.config.decay_at(number))
+        torch._foreach_lerp_(averages, weights, 1 - self.config.decay_at(step))
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from coca.core.config.frozen_config import Config
@@ -110,6 +110,19 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
     for group in groups:
         group["lr"] = config.lr * group["lr_scale"]
     return OPTIMIZERS.get(config.name)(groups, config)
+
+
+def update_if_finite(optimizer: Any, number: Tensor) -> None:
+    """Update the weights if a number on their device is finite, else change nothing.
+
+    The protocol of torch's `GradScaler`: a fused AdamW decides on the device. For other optimizers
+    the host waits for the number.
+    """
+    if getattr(optimizer, "_step_supports_amp_scaling", False):
+        optimizer.found_inf = (~number.isfinite()).float()
+        optimizer.step()
+    elif bool(number.isfinite()):
+        optimizer.step()
 
 
 @OPTIMIZERS.register("adamw")
