@@ -113,7 +113,7 @@ export class Filters {
       !UNSHOWN.has(field) && !values.every(({ value }) => isAddress(value)) && (others || values.some(({ count }) => count < total));
     const shown = facets.filter((facet) => divides(facet) || this.#chosen(facet.field).length);
     return [
-      h("p", { class: "hint" }, counted(total, "image", complete ? "" : "+")),
+      h("p", { class: "hint" }, counted(total, "image", complete)),
       this.#dates(),
       ...shown.map((facet) => this.#facet(facet)),
     ];

@@ -46,8 +46,9 @@ export function switchLanguage() {
 /** Format a number. */
 export const number = (value) => new Intl.NumberFormat(locale).format(value);
 
-/** Format a count with its noun, whose plural has an s in English; `more` is "+" where it is a part of them. */
-export const count = (value, noun, more = "") => `${number(value)}${more} ${t(value === 1 ? noun : `${noun}s`)}`;
+/** Format a count with its noun, whose plural has an s in English; a part of them, not all, has a plus sign. */
+export const count = (value, noun, isAll = true) =>
+  `${number(value)}${isAll ? "" : "+"} ${t(value === 1 ? noun : `${noun}s`)}`;
 
 /**
  * Format a date in seconds since 1970.
