@@ -5,8 +5,9 @@
 A caption of the 600 photos is right if its first noun is above the class of the photo, or names
 people and people are on the photo (`photos_with_people.txt`, which a person wrote by looking at all
 of them). A caption of Flickr8k's validation split, or of COCO's photos, is right if its first noun
-is a word of the five sentences, above one or below one. A caption of a drawing is right if it has a
-word of the drawing's name or group.
+is a word of the five sentences, above one or below one; there, `details` are the captions all of
+whose nouns are right. A caption of a drawing is right if it has a word of the drawing's name or
+group.
 
 The constants of `coca.predict.certainty` are fitted to the first half of photos, sentences (weight
 .4 for people and .2 for things, as nearly all these photos show people) and drawings; `fitted` are
@@ -57,6 +58,8 @@ class Judged:
     caption: Caption
     evidence: Evidence
     right: bool
+    all_right: bool
+    """Whether all nouns are right; as `right` for drawings."""
     noun_right: bool
     """Whether the sure noun is right; False without."""
 
@@ -138,11 +141,10 @@ def looked_at(judge: CaptionJudge, caption: Caption, evidence: Evidence, truth: 
         right, noun_right = (
             not truth.isdisjoint(_words(it)) for it in (caption.text, caption.noun)
         )
-    else:
-        nouns = judge.nouns_in(caption.text)
-        right = bool(nouns) and truth(nouns[0])
-        noun_right = any(map(truth, judge.nouns_in(caption.noun)))
-    return Judged(caption, evidence, right, noun_right)
+        return Judged(caption, evidence, right, right, noun_right)
+    nouns = [truth(noun) for noun in judge.nouns_in(caption.text)]
+    noun_right = any(map(truth, judge.nouns_in(caption.noun)))
+    return Judged(caption, evidence, any(nouns[:1]), bool(nouns) and all(nouns), noun_right)
 
 
 def fitted(rows: Sequence[tuple[str, Judged]], kind: str) -> Float[np.ndarray, " 5"]:
@@ -182,6 +184,8 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         for part, rows in {"all": found}.items() if name == "COCO" else parts.items():
             certain = np.array([(it.caption.certainty or 0.0) >= CERTAIN for it in rows])
             right = np.array([it.right for it in rows])
+            details = np.array([it.all_right for it in rows])[certain]
+            has_details = name in ("sentences", "COCO")
             nouns = np.array([bool(it.caption.noun) for it in rows]) & ~certain
             either = np.where(certain, right, [it.noun_right for it in rows])[certain | nouns]
             cosine = np.array([it.evidence.cosine for it in rows])
@@ -193,6 +197,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
                     f"{right.mean():.3f}",
                     f"{certain.mean():.3f}",
                     with_interval(right[certain]),
+                    with_interval(details) if has_details else "",
                     shown(rows, cosine, count),
                     shown(rows, mean, count),
                     f"{(certain | nouns).mean():.3f}",
@@ -203,6 +208,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
                 f"{name}, {part}, all right": float(right.mean()),
                 f"{name}, {part}, certain": float(certain.mean()),
                 f"{name}, {part}, certain right": float(right[certain].mean()),
+                **({f"{name}, {part}, details": float(details.mean())} if has_details else {}),
                 f"{name}, {part}, with nouns": float((certain | nouns).mean()),
                 f"{name}, {part}, with nouns right": float(either.mean()),
             }
@@ -210,7 +216,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         [kind, *(f"{value:.2f}" for value in (OFFSETS[kind], *WEIGHTS[kind][1:])), "constants"]
         for kind in WEIGHTS
     ] + [[kind, *(f"{value:.2f}" for value in fitted(first, kind)), "fitted"] for kind in WEIGHTS]
-    columns = ["set", "right of all", "certain", "right", "by cosine", "by likelihood"]
+    columns = ["set", "right of all", "certain", "right", "details", "by cosine", "by likelihood"]
     rounds = Rounds({"certainty": [figures]})
     write_report(
         arguments,
@@ -218,9 +224,10 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         "certainty",
         f"Captions that are at least {CERTAIN:.0%} certain",
         "The fraction of captions that are certain, and the fraction of these that are right, with "
-        "its 95 % interval (bootstrap over images); next to it as many captions by cosine and by "
-        "mean log-probability. The last two columns are with sure nouns in place of uncertain "
-        "captions. Flickr8k mostly shows people: there, most captions about people are right.",
+        "its 95 % interval (bootstrap over images). Details: the first noun and all others are "
+        "right, by the sentences of people. Then as many captions by cosine and by mean "
+        "log-probability. The last two columns are with sure nouns in place of uncertain captions. "
+        "Flickr8k mostly shows people: there, most captions about people are right.",
         table([*columns, "with nouns", "right"], table_rows),
         table(["kind", "offset", "mass", "cosine", "people", "mean", ""], fits),
         packages=["torch", "numpy"],

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from coca.core.errors import ModelError
 from coca.processing.class_words import (
     BONUS,
+    DOUBT,
     PENALTY,
     ClassNoun,
     ClassWords,
@@ -49,30 +50,38 @@ def total(ids: list[int], probabilities: list[float]) -> float:
     )
 
 
-def by_definition(text: str, wanted: set[str], avoided: set[str]) -> float:
+def by_definition(text: str, wanted: set[str], ruled_out: set[str], doubted: set[str]) -> float:
     costs = 0.0
     for end in range(1, len(text) + 1):
-        if any(word in text[: end - 1] for word in (*wanted, "f")):
-            break
-        costs += PENALTY * any(text[:end].endswith(word) for word in avoided)
+        pays_doubts_only = any(word in text[: end - 1] for word in (*wanted, "f"))
+        if any(text[:end].endswith(word) for word in ruled_out) and not pays_doubts_only:
+            costs += PENALTY
+        elif any(text[:end].endswith(word) for word in doubted):
+            costs += DOUBT
     return BONUS * any(word in text for word in wanted) - costs
 
 
 @given(text=st.text(LETTERS, max_size=9))
 @pytest.mark.parametrize(
-    ("probabilities", "wanted", "avoided"),
+    ("probabilities", "wanted", "ruled_out", "doubted"),
     [
-        ([0.3, 0.3, 0.4, 0.0], {"a", "cd"}, {"cde"}),
-        ([0.0, 0.01, 0.9, 0.0], {"b", "ce", "d"}, {"a", "cd", "cde"}),
-        ([0.1, 0.0, 0.3, 0.6], {"cde"}, set()),
-        ([0.3, 0.1, 0.3, 0.3], set(), set()),
+        ([0.3, 0.3, 0.4, 0.0], {"a", "cd"}, {"cde"}, {"cde"}),
+        ([0.0, 0.01, 0.9, 0.0], {"b", "ce", "d"}, {"a", "cd", "cde"}, {"a", "cd", "cde"}),
+        ([0.03, 0.0, 0.37, 0.6], {"cde"}, set(), {"a", "cd"}),
+        ([0.3, 0.1, 0.3, 0.3], set(), set(), set()),
+        ([0.3, 0.3, 0.0, 0.4], {"a", "cd"}, {"b", "ce", "d"}, {"b", "ce", "d"}),
+        ([0.0, 0.0, 0.4, 0.4], set(), set(), {"a", "cd"}),
     ],
 )
-def test_a_sure_word_gains_once_and_ruled_out_words_cost_before_it_or_people(
-    probabilities: list[float], wanted: set[str], avoided: set[str], text: str
+def test_a_sure_word_gains_once_and_improbable_words_cost(
+    probabilities: list[float],
+    wanted: set[str],
+    ruled_out: set[str],
+    doubted: set[str],
+    text: str,
 ) -> None:
-    ids = encode(text, len(text))
-    assert total(ids, probabilities) == pytest.approx(by_definition(text, wanted, avoided))
+    expected = by_definition(text, wanted, ruled_out, doubted)
+    assert total(encode(text, len(text)), probabilities) == pytest.approx(expected)
 
 
 def test_kept_images_gain_as_before_and_unsure_ones_nothing() -> None:

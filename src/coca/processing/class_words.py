@@ -5,10 +5,12 @@ as all breeds for "dog". The probability of a noun is the sum over its classes. 
 the words of an image by three rules:
 
 1. A word whose noun has more than `SURE` gains `BONUS` nats, once in a caption.
-2. If there is such a word, one whose nouns all have less than `RULED_OUT` costs `PENALTY` nats.
-3. A caption that has a word of rule 1, or of a noun without classes, pays no more costs. Nouns
-   without classes are words for people: a classifier of things and animals does not see them, and
-   "a girl in a shirt" may be on a swing.
+2. If there is such a word, one whose nouns all have less than `RULED_OUT` costs `PENALTY` nats,
+   until a caption has a word of rule 1 or of a noun without classes. Nouns without classes are
+   words for people: a classifier of things and animals does not see them, and "a girl in a shirt"
+   may be on a swing.
+3. Elsewhere a word whose nouns all have less than `DOUBTED` costs `DOUBT` nats. Without this cost,
+   half of the things that captions name after their first are not in the photo.
 
 A word of several tokens gains with its first token, and loses that gain if another word follows.
 
@@ -23,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from numpy import ndarray
 
 from coca.core.errors import ModelError
@@ -31,10 +33,11 @@ from coca.core.files.atomic import read_model_json, write_atomic
 
 CLASS_WORDS_FILE = "class_words.json"
 
-SURE, RULED_OUT = 0.5, 0.02
+SURE, RULED_OUT, DOUBTED = 0.5, 0.02, 0.05
 """Probabilities of a noun, 0 to 1."""
-BONUS, PENALTY = 4.0, 3.0
-"""Nats; chosen by the captions of 300 photos, see benchmarks/lab-notes.md."""
+BONUS, PENALTY, DOUBT = 4.0, 3.0, 1.5
+"""Nats; the first two were chosen by the captions of 300 photos, the last by those of 1,000; see
+benchmarks/lab-notes.md."""
 TYPICAL_LENGTH = 10.0
 """Tokens of a caption."""
 _MAX_TOKENS = 8
@@ -117,7 +120,7 @@ class ClassWords:
         self._classes = [np.array(noun.classes, np.int64) for noun in nouns]
 
     def guide(self, probabilities: Float[ndarray, "I K"], *, width: int) -> "ClassGuide | None":
-        """Return the guide of the captions of some images; None if no image has a sure class.
+        """Return the guide of the captions of some images; None without words.
 
         Args:
             probabilities: Of the classes, 0 to 1.
@@ -128,9 +131,7 @@ class ClassWords:
         masses = np.stack([probabilities[:, own].sum(axis=1) for own in self._classes], axis=1)
         masses[:, [len(own) == 0 for own in self._classes]] = np.nan
         best = np.stack([masses[:, own].max(axis=1) for own in self._nouns], axis=1)
-        wanted = best > SURE
-        avoided = (best < RULED_OUT) & wanted.any(axis=1, keepdims=True)
-        return ClassGuide(self, wanted, avoided, np.isnan(best), width) if wanted.any() else None
+        return ClassGuide(self, best, width)
 
 
 def guided_rank(total: float, gained: float, length: float, length_penalty: float) -> float:
@@ -150,33 +151,40 @@ def guided_rank(total: float, gained: float, length: float, length_penalty: floa
 class ClassGuide:
     """What each next token gains or costs in the captions of a batch of images."""
 
-    def __init__(
-        self,
-        words: ClassWords,
-        wanted: Bool[ndarray, "I W"],
-        avoided: Bool[ndarray, "I W"],
-        people: Bool[ndarray, "I W"],
-        width: int,
-    ) -> None:
-        self._words, self._wanted, self._avoided = words, wanted, avoided
-        self._ends_costs = wanted | people
-        self._gains, self._costs = np.zeros((2, len(wanted), width), np.float32)
+    def __init__(self, words: ClassWords, best: Float[ndarray, "I W"], width: int) -> None:
+        """Begin the captions.
+
+        Args:
+            words: Of the model.
+            best: Greatest probability of each word's nouns; NaN for people.
+            width: Number of logits.
+        """
+        self._words, self._wanted = words, best > SURE
+        self._is_of_people = np.isnan(best)
+        self._doubts = DOUBT * (best < DOUBTED).astype(np.float32)
+        ruled_out = (best < RULED_OUT) & self._wanted.any(axis=1, keepdims=True)
+        self._costs = np.where(ruled_out, np.float32(PENALTY), self._doubts)
+        # Of words of one token, and of the first tokens of others.
+        self._first_gains = np.zeros((len(best), width), np.float32)
+        self._first_costs, self._first_doubts = np.zeros((2, len(best), width), np.float32)
         for token, row, is_last in words.next[()]:
-            self._gains[wanted[:, row], token] = BONUS
+            self._first_gains[self._wanted[:, row], token] = BONUS
             if is_last:
-                self._costs[avoided[:, row], token] = PENALTY
+                self._first_costs[:, token] = self._costs[:, row]
+                self._first_doubts[:, token] = self._doubts[:, row]
 
     def keep(self, left: Sequence[int]) -> None:
         """Keep some of the images, by their positions."""
-        for name in ("_wanted", "_avoided", "_ends_costs", "_gains", "_costs"):
-            setattr(self, name, getattr(self, name)[left])
+        for name, value in vars(self).items():
+            if name != "_words":
+                setattr(self, name, value[left])
 
     def adjustments(self, generated: Int64[ndarray, "I k t"]) -> Float32[ndarray, "I k V"]:
         """Return what is added to the log-probabilities of the next tokens."""
-        found = np.zeros((*generated.shape[:2], self._gains.shape[1]), np.float32)
-        for image in np.flatnonzero(self._wanted.any(axis=1)):
-            for branch, ids in enumerate(generated[image].tolist()):
-                found[image, branch] = self._adjustment(int(image), tuple(ids))
+        found = np.empty((*generated.shape[:2], self._first_gains.shape[1]), np.float32)
+        for image, branches in enumerate(generated.tolist()):
+            for branch, ids in enumerate(branches):
+                found[image, branch] = self._adjustment(image, tuple(ids))
         return found
 
     def _adjustment(self, image: int, ids: tuple[int, ...]) -> Float32[ndarray, " V"]:
@@ -187,15 +195,16 @@ class ClassGuide:
             for end in range(start + 1, min(start + longest, len(ids)) + 1)
         )
         present = [self._words.rows[run] for run in runs if run in self._words.rows]
-        gains, costs, is_begun = self._gains[image].copy(), self._costs[image].copy(), False
+        has_wanted = wanted[present].any()
+        if has_wanted or self._is_of_people[image, present].any():
+            word_costs, costs = self._doubts[image], self._first_doubts[image].copy()
+        else:
+            word_costs, costs = self._costs[image], self._first_costs[image].copy()
+        gains, is_begun = self._first_gains[image] * (not has_wanted), False
         for count in range(1, min(longest, len(ids) + 1)):
             for token, row, is_last in self._words.next.get(ids[-count:], ()):
-                if wanted[row]:
+                if wanted[row] and not has_wanted:
                     gains[token], is_begun = BONUS, True
-                elif is_last and self._avoided[image, row]:
-                    costs[token] = PENALTY
-        if wanted[present].any():
-            return np.zeros_like(gains)
-        if self._ends_costs[image, present].any():
-            costs[:] = 0
+                elif is_last:
+                    costs[token] = max(costs[token], word_costs[row])
         return gains - costs - BONUS * is_begun
