@@ -17,7 +17,6 @@ from coca.data.sources.source import Source, SourceConfig
 from tiny_data import image_bytes
 from tiny_datasets import (
     lines,
-    write_nlvr,
     write_nlvr2,
     write_snli_ve,
     write_vqa,
@@ -27,7 +26,6 @@ WRITERS: list[Callable[[Path], SourceConfig]] = [
     write_vqa,
     write_snli_ve,
     write_nlvr2,
-    write_nlvr,
 ]
 
 
@@ -147,7 +145,6 @@ BAD = "bad_record"
     ("write", "rows", "reasons", "named"),
     [
         (write_snli_ve, ["", UNDECIDED, {}, "{oops"], ["unknown_label", BAD, BAD], "line 10"),
-        (write_nlvr, STATEMENTS[::-1], [BAD] * 4, "perhaps"),
         (write_nlvr2, STATEMENTS[::-1], [BAD] * 4, "perhaps"),
     ],
 )
@@ -175,14 +172,6 @@ def test_a_statement_of_nlvr2_has_its_photos_in_order(tmp_path: Path, numbered: 
     assert (last.text, last.labels) == ("Sentence 3 is so.", ("true",))
     groups = [sample.metadata["group"] for sample in samples if isinstance(sample, Sample)]
     assert groups == [f"train-{n // 2}-0" for n in range(8)]
-
-
-def test_a_statement_of_nlvr_has_six_orders_of_the_boxes(tmp_path: Path) -> None:
-    source = open_source(write_nlvr(tmp_path))
-    assert len(source) == 24
-    sample = source.read(13)
-    assert (sample.key, sample.image, sample.labels) == ("dev-1-0-1", image_bytes(21), ("true",))
-    assert sample.metadata == {"group": "dev-1"}
 
 
 def test_a_folder_of_images_that_is_not_there_is_reported_before_any_work(tmp_path: Path) -> None:

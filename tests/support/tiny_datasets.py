@@ -144,24 +144,3 @@ def write_nlvr2(root: Path, *, numbered: bool = True) -> AnnotationsConfig:
     return AnnotationsConfig(
         kind="nlvr2", path=str(root / "train.json"), images=str(root / "images")
     )
-
-
-def write_nlvr(root: Path) -> AnnotationsConfig:
-    """Two statements to each sentence, each with the six orders of its boxes."""
-    rows = []
-    for number in range(4):
-        group, side = divmod(number, 2)
-        identifier, folder = f"{group}-{side}", root / "images" / "7"
-        folder.mkdir(parents=True, exist_ok=True)
-        rows.append(
-            {
-                "identifier": identifier,
-                "directory": "7",
-                "sentence": f"Sentence {group} is so.",
-                "label": ("true", "false")[side],
-            }
-        )
-        for order in range(6):
-            (folder / f"dev-{identifier}-{order}.png").write_bytes(image_bytes(10 * number + order))
-    (root / "dev.json").write_text(lines(rows))
-    return AnnotationsConfig(kind="nlvr", path=str(root / "dev.json"))

@@ -15,7 +15,7 @@ from coca.model.coca_config import HeadConfig
 from coca.predict.torch_predictor import TorchPredictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.task import check_task
-from tiny_datasets import write_nlvr, write_nlvr2, write_questions, write_snli_ve
+from tiny_datasets import write_nlvr2, write_questions, write_snli_ve
 from tiny_model import answering, text_head
 
 VERDICTS = ("entailment", "neutral", "contradiction")
@@ -82,10 +82,21 @@ def test_the_order_of_two_photos_matters_to_the_head(tmp_path: Path) -> None:
 
 
 def test_statements_about_one_image_are_judged_by_the_same_task(tmp_path: Path) -> None:
-    predictor, data = answering(text_head(TRUTH)), write_nlvr(tmp_path)
+    write_nlvr2(tmp_path, numbered=False)
+    rows = [
+        {
+            "image": f"train-{number}-0-img0.png",
+            "sentence": f"Sentence {number // 2} is so.",
+            "label": TRUTH[number % 2],
+        }
+        for number in range(4)
+    ]
+    table = tmp_path / "images" / "m.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    predictor, data = answering(text_head(TRUTH)), ManifestConfig(path=str(table))
     result = run("nlvr2", predictor, data)
     assert result.metrics["accuracy"] == pytest.approx(np.mean(judged(predictor, data)))
-    assert (result.samples, result.metrics["sentences"]) == (24, 2)
+    assert (result.samples, result.metrics["sentences"]) == (4, 2)
 
 
 def test_a_sample_with_another_number_of_images_is_left_out_and_named(tmp_path: Path) -> None:

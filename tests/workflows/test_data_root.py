@@ -104,7 +104,7 @@ def test_the_override_for_published_files_is_complete() -> None:
     assert len(changes) > 5
     for name, given in changes.items():
         sources = [*sources_of(load(name, "data_root=/mine", *given))]
-        assert {it.kind for it in sources} <= {"karpathy", "folder", "nlvr"}, name
+        assert {it.kind for it in sources} <= {"karpathy", "folder"}, name
         assert all(path.startswith("/mine") for it in sources for path in paths_of(it)), name
 
 

@@ -257,7 +257,7 @@ def _details(answered: Sequence[_Answered], each: Float[ndarray, " N"]) -> dict[
     }
 
 
-# Visual entailment (SNLI-VE), NLVR and NLVR2, by a classification head.
+# Visual entailment (SNLI-VE) and NLVR2, by a classification head.
 
 ENTAILMENT_PART = 512
 """Statements whose images are in memory at the same time."""
@@ -287,8 +287,8 @@ def entailment(predictor: Predictor, config: TaskConfig) -> TaskResult:
 def nlvr2(predictor: Predictor, config: TaskConfig) -> TaskResult:
     """Compute accuracy and consistency: the fraction of sentences correct for all their images.
 
-    Sentences are grouped by the metadata key `group`, else by their text. NLVR, with statements
-    about one image, is scored in the same way.
+    Sentences are grouped by the metadata key `group`, else by their text. Statements about one
+    image are scored in the same way.
     """
     judged = _judge(predictor, config)
     groups = [str(it.metadata.get("group", it.text)) for it in judged.samples]

@@ -46,7 +46,7 @@ OWN = {
     "msrvtt": {"images", "split", "frame_px"},
     "karpathy": {"images", "split"},
     "coco_captions": {"images", "split"},
-    **{kind: {"images"} for kind in ("vqa", "snli_ve", "nlvr", "nlvr2")},
+    **{kind: {"images"} for kind in ("vqa", "snli_ve", "nlvr2")},
 }
 
 

@@ -1,4 +1,4 @@
-"""Labelled statements about images: SNLI-VE, NLVR and NLVR2.
+"""Labelled statements about images: SNLI-VE and NLVR2.
 
 SNLI-VE visual entailment: JSON lines over the photos of Flickr30k.
 
@@ -8,19 +8,15 @@ SNLI-VE visual entailment: JSON lines over the photos of Flickr30k.
 Xie et al., 2019, arXiv 1901.06706. The second sentence is the hypothesis about the photo. The
 first, the premise of the text-only task, is not a model input (CoCa, appendix B).
 
-NLVR and NLVR2: true or false statements about images, as JSON lines.
+NLVR2: true or false statements about pairs of photos, as JSON lines.
 
-    NLVR   {"identifier": "3988-0", "directory": "99", "sentence": "There is ...", "label": "true"}
-    NLVR2  {"identifier": "train-10171-0-0", "directory": 42, "sentence": ..., "label": "True"}
+    {"identifier": "train-10171-0-0", "directory": 42, "sentence": "...", "label": "True"}
 
-Suhr et al., 2017 and 2018, arXiv 1811.00491. A line of NLVR describes six images with the
-same three boxes in different orders; a line of NLVR2 describes a pair of photos.
+Suhr et al., 2018, arXiv 1811.00491.
 """
 
 import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from coca.core.errors import DataError
 from coca.data.sources.annotated import (
@@ -31,7 +27,7 @@ from coca.data.sources.annotated import (
     malformed,
     read_lines,
 )
-from coca.data.sources.source import register_source, single_path
+from coca.data.sources.source import register_source
 from coca.data.storage.storage import is_remote
 
 SNLI_VE_CLASSES = ("entailment", "neutral", "contradiction")
@@ -74,12 +70,7 @@ def _hypothesis(line: dict[str, Any], origin: str) -> AnnotatedSample | DataErro
         return malformed(origin, error, "an object with Flickr30K_ID, gold_label and sentence2")
 
 
-NLVR_CLASSES = ("false", "true")
-
-BOX_ORDERS = 6
-"""Images of NLVR for each statement."""
-
-_Reading: TypeAlias = Callable[[dict[str, Any]], list[AnnotatedSample]]
+NLVR2_CLASSES = ("false", "true")
 
 
 @register_source("nlvr2", AnnotationsConfig)
@@ -102,57 +93,6 @@ def nlvr2(config: AnnotationsConfig) -> AnnotatedSource:
             )
         return f"{name}/" if numbered[name] else ""
 
-    def read(line: dict[str, Any]) -> list[AnnotatedSample]:
-        identifier, text, label = _nlvr_parts(line)
-        part, image_set, pair, sentence = identifier.rsplit("-", 3)
-        stem = f"{folder(line)}{part}-{image_set}-{pair}"
-        return [
-            AnnotatedSample(
-                identifier,
-                f"{stem}-img0.png",
-                labels=(label,),
-                metadata={"group": f"{part}-{image_set}-{sentence}"},
-                text=text,
-                others=(f"{stem}-img1.png",),
-            )
-        ]
-
-    return _nlvr_source(config, images, read)
-
-
-@register_source("nlvr", AnnotationsConfig)
-def nlvr(config: AnnotationsConfig) -> AnnotatedSource:
-    """Read each statement six times, once for each order of the boxes, in file order.
-
-    `config.images` is the parent of the numbered image folders, by default `images` next to the
-    file. The file name determines the split (`dev.json`). The key is the image name without its
-    suffix; the metadata `group` identifies the statement. A malformed line is a bad sample.
-    """
-    part = Path(single_path(config)).stem
-    images = config.images and image_folder(config)
-    if not images:
-        parent = image_folder(config)
-        images = f"{parent}/images" if parent else "images"
-
-    def read(line: dict[str, Any]) -> list[AnnotatedSample]:
-        identifier, text, label = _nlvr_parts(line)
-        group, _, _ = identifier.partition("-")
-        keys = [f"{part}-{identifier}-{order}" for order in range(BOX_ORDERS)]
-        return [
-            AnnotatedSample(
-                key,
-                f"{line['directory']}/{key}.png",
-                labels=(label,),
-                metadata={"group": f"{part}-{group}"},
-                text=text,
-            )
-            for key in keys
-        ]
-
-    return _nlvr_source(config, images, read)
-
-
-def _nlvr_source(config: AnnotationsConfig, images: str, read: _Reading) -> AnnotatedSource:
     lines, fingerprint = read_lines(config)
     entries: list[AnnotatedSample | DataError] = []
     for index, line in enumerate(lines):
@@ -161,16 +101,24 @@ def _nlvr_source(config: AnnotationsConfig, images: str, read: _Reading) -> Anno
             continue
         origin = f"statement {index} of {config.title}"
         try:
-            entries += read(line)
+            entries.append(_statement(line, folder(line)))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             right = "an object with identifier, sentence, and label true or false"
             entries.append(malformed(origin, error, right))
     return AnnotatedSource(entries, images=images, fingerprint=fingerprint)
 
 
-def _nlvr_parts(line: dict[str, Any]) -> tuple[str, str, str]:
-    """Parse identifier, sentence and label of a line."""
-    label = str(line["label"]).lower()
-    if label not in NLVR_CLASSES:
+def _statement(line: dict[str, Any], folder: str) -> AnnotatedSample:
+    identifier, label = line["identifier"], str(line["label"]).lower()
+    if label not in NLVR2_CLASSES:
         raise ValueError(f"the label {line['label']!r}")
-    return line["identifier"], line["sentence"].strip(), label
+    part, image_set, pair, sentence = identifier.rsplit("-", 3)
+    stem = f"{folder}{part}-{image_set}-{pair}"
+    return AnnotatedSample(
+        identifier,
+        f"{stem}-img0.png",
+        labels=(label,),
+        metadata={"group": f"{part}-{image_set}-{sentence}"},
+        text=line["sentence"].strip(),
+        others=(f"{stem}-img1.png",),
+    )
