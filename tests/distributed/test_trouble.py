@@ -99,6 +99,18 @@ def test_a_disk_that_is_full_on_one_rank_is_reported_at_the_next_step_and_can_be
     assert 12 in steps(folder / "full_disk_of_rank_1")
 
 
+def test_ranks_with_folders_of_their_own_make_no_step(
+    ranks: list[dict[str, Outcome]], folder: Path
+) -> None:
+    outcome = alike(ranks, "folders_of_their_own")
+    assert outcome["error"] == (
+        "StorageError: the run folder run of rank 1 is not that of rank 0; put it on a file system "
+        "that all nodes share"
+    )
+    assert outcome["step"] == 0
+    assert not list((folder / "folders_of_their_own").glob(f"*/run/{CHECKPOINT_FOLDER}/*"))
+
+
 def test_a_row_that_the_main_rank_cannot_write_stops_all_and_is_written_later(
     ranks: list[dict[str, Outcome]], folder: Path
 ) -> None:

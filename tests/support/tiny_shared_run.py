@@ -8,7 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import chdir, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -372,6 +372,14 @@ def full_disk_of_rank_1(folder: Path) -> Outcome:
     return first | {"kept": saved(folder), "again": ended(trainer)["step"]}
 
 
+def folders_of_their_own(folder: Path) -> Outcome:
+    """Each rank is another machine, whose run folder no other rank sees."""
+    own = folder / f"machine-{DistributedContext.current().rank}"
+    own.mkdir(parents=True)
+    with chdir(own):
+        return ended(shared_trainer(Path("run"), "fsdp"))
+
+
 def saved(folder: Path) -> list[str]:
     # Without those that the main rank is removing at this moment.
     return sorted(path.name for path in (folder / "checkpoints").glob("step_*"))
@@ -432,6 +440,7 @@ SCENES: tuple[Callable[[Path], Outcome], ...] = (
     data_that_end_on_rank_1,
     signal_to_rank_1,
     full_disk_of_rank_1,
+    folders_of_their_own,
     no_space_for_a_row,
     run_of_another_model,
     slow_saves,

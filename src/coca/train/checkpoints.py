@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,6 +26,7 @@ from torch.optim import Optimizer
 from coca.core.errors import CocaError, ConfigError, ModelError, StorageError
 from coca.core.files.atomic import atomic_folder
 from coca.model.checkpoint import (
+    CHECKPOINT_FOLDER,
     Checkpoint,
     commit,
     find_damage,
@@ -391,6 +393,31 @@ class CheckpointManager:
         self._ranks = distributed.new_group(backend="gloo") if world.size > 1 else None
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
+
+    def require_shared_folder(self) -> None:
+        """Raise if a rank has a run folder of its own, in which the other shards would be missing.
+
+        Raises:
+            StorageError: A rank does not see what rank 0 writes, or rank 0 cannot write.
+        """
+        if self._ranks is None:
+            return
+        folder = self._run_dir / CHECKPOINT_FOLDER
+        with ExitStack() as stack:
+
+            def probe() -> str:
+                folder.mkdir(parents=True, exist_ok=True)
+                # A killed run leaves it to `remove_unfinished`.
+                made = TemporaryDirectory(prefix=".incomplete-", dir=folder)
+                return Path(stack.enter_context(made)).name
+
+            name = self._from_main(probe)
+            seen = self._world.gather((folder / name).is_dir(), self._ranks)
+        if blind := [rank for rank, sees in enumerate(seen) if not sees]:
+            raise StorageError(
+                f"the run folder {self._run_dir} of rank {blind[0]} is not that of rank 0; put it "
+                "on a file system that all nodes share"
+            )
 
     def found(self, folder: Path, step: int) -> None:
         """Record the checkpoint that the run resumes from."""

@@ -329,7 +329,8 @@ class Trainer(Generic[ModelT]):
             ConfigError: The folder's run had another model, other data or another optimizer.
             ModelError: The folder has checkpoints, but none is complete.
             DataError: The data cannot be read further; a checkpoint is written first.
-            StorageError: A checkpoint or row cannot be written; older checkpoints are kept.
+            StorageError: A checkpoint or row cannot be written, or the ranks do not share the run
+                folder; older checkpoints are kept.
             CocaError: Loss or gradient was not finite for `max_bad_steps` steps in a row, or
                 another rank has ended.
         """
@@ -338,6 +339,7 @@ class Trainer(Generic[ModelT]):
 
     def _fit(self) -> TrainResult:
         self.resume()
+        self._checkpoints.require_shared_folder()
         before = self.step
         title = f"training from step {before}" if before else "training"
         bars = progress_bar if self.world.is_main else silent
