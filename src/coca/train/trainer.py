@@ -47,7 +47,7 @@ from coca.train.optim.ema import Ema, EmaConfig
 from coca.train.optim.optimizer import OptimizerConfig, make_optimizer, update_if_finite
 from coca.train.optim.param_groups import freeze
 from coca.train.optim.schedule import ScheduleConfig, lr_at, patch_dropout_at, set_patch_dropout
-from coca.train.tracker import MetricsLogger, Tracker
+from coca.train.tracker import TRACKERS, MetricsLogger, Tracker
 
 
 class TrainConfig(Config):
@@ -105,6 +105,13 @@ class TrainConfig(Config):
                 f"schedule.warmup {self.schedule.warmup} must be below steps {self.steps}; "
                 "a fraction such as 0.02 fits a run of any length"
             )
+        if self.parallel != "fsdp" and self.fsdp != FsdpConfig():
+            raise ConfigError(
+                f"train.fsdp is set, but train.parallel is {self.parallel}; set it to fsdp, or "
+                "remove train.fsdp"
+            )
+        for name in self.trackers:
+            TRACKERS.get(name)
         return self
 
 

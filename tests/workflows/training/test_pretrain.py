@@ -12,6 +12,7 @@ from coca.core.config.frozen_config import load_config
 from coca.core.errors import ConfigError, DataError
 from coca.model.encoders.vit import VisionTransformer
 from coca.predict.torch_loading import load_coca
+from coca.train.distributed.context import DistributedContext
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
 from coca.workflows.training.training_run import RunResult
 from tiny_ranks import on_ranks
@@ -59,6 +60,7 @@ def test_a_run_leaves_a_model_that_loads_from_its_folder_alone(
             "eval={tasks: [{task: zeroshot, data: {kind: folder, path: photos}}]}",
             "unknown task 'zeroshot'; did you mean 'zero_shot'",
         ),
+        ("train.trackers=[jsonlines]", "unknown tracker 'jsonlines'; did you mean 'jsonl'"),
     ],
 )
 def test_unknown_names_are_refused_before_data_is_opened(
@@ -66,6 +68,26 @@ def test_unknown_names_are_refused_before_data_is_opened(
 ) -> None:
     with pytest.raises(ConfigError, match=fault):
         recipe(tmp_path / "absent", tmp_path / "run", setting)
+
+
+@pytest.mark.parametrize(
+    ("setting", "ranks", "fault"),
+    [
+        ("device=cuda0", 1, "device 'cuda0' cannot be used here .*; cpu can"),
+        ("train.parallel=fsdp", 1, "there is only one process"),
+        ("train.parallel=none", 2, "2 processes take part"),
+        ("data.loader.batch_size=4", 3, "batch_size 4 is not divisible by 3 ranks"),
+    ],
+)
+def test_a_device_or_ranks_that_do_not_fit_are_refused_before_data_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, ranks: int, fault: str
+) -> None:
+    monkeypatch.setattr(DistributedContext, "current", lambda: DistributedContext(0, ranks))
+    # Not the fault of a group of ranks that does not exist.
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: ranks > 1)
+    with pytest.raises(ConfigError, match=fault):
+        pretrain(recipe(tmp_path / "absent", tmp_path / "run", setting))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
@@ -175,6 +197,8 @@ CLASSES = "loss.classification_weight=1"
         (["data.sources=[]"], r"^data\.sources must be a list of at least 1"),
         (["threads=-1"], "threads must be"),
         (["init_from=a", "tokenizer.path=b"], "set one of the two"),
+        (["run=s3://bucket/run"], "it must be a folder of a file system"),
+        (["train.fsdp.replicas=2"], "train.fsdp is set, but train.parallel is auto"),
         (["lora.rank=1"], "adapts the weights of another model"),
         ([CLASSES], "set both or neither"),
         ([HEAD], "set both or neither"),

@@ -303,9 +303,8 @@ def _end_with_trainer() -> None:
         os._exit(1)
 
 
-def _check_numbers(batch_size: int, world_size: int, rank: int, seed: int, start: int) -> None:
-    if not 0 <= rank < world_size:
-        raise ConfigError(f"rank {rank} is not among 0 to world_size - 1 = {world_size - 1}")
+def check_batch_size(batch_size: int, world_size: int) -> None:
+    """Raise if a batch cannot be divided among the ranks."""
     if batch_size % world_size:
         below = batch_size // world_size * world_size
         near = ", ".join(str(size) for size in (below, below + world_size) if size)
@@ -313,5 +312,11 @@ def _check_numbers(batch_size: int, world_size: int, rank: int, seed: int, start
             f"batch_size {batch_size} is not divisible by {world_size} ranks; nearest valid sizes: "
             f"{near}"
         )
+
+
+def _check_numbers(batch_size: int, world_size: int, rank: int, seed: int, start: int) -> None:
+    if not 0 <= rank < world_size:
+        raise ConfigError(f"rank {rank} is not among 0 to world_size - 1 = {world_size - 1}")
+    check_batch_size(batch_size, world_size)
     if seed < 0 or start < 0:
         raise ConfigError(f"seed {seed} and start {start} must both be 0 or more")

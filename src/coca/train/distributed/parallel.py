@@ -87,12 +87,12 @@ class ParallelModel(Generic[ModelT]):
         self.model = model
         self.device = device
         self.world = DistributedContext.current()
-        kind = _resolved(kind, self.world)
+        self._fsdp = fsdp or FsdpConfig()
+        kind = resolve_kind(kind, self._fsdp, self.world)
         self.is_compiled = compiled
         prepare_blocks_(model, compiled=compiled, recompute_every=recompute_every)
         self._module: nn.Module = _FunctionRunner(model)
         self._unsharded: list[nn.Parameter] = []
-        self._fsdp = fsdp or FsdpConfig()
         if kind == "fsdp":
             self._mesh = _mesh(device, self.world, self._fsdp)
             # On the CPU, autocast does not cover norms, and they reject bf16 weights with fp32
@@ -196,7 +196,8 @@ class _FunctionRunner(nn.Module):
         return function(self.model)
 
 
-def _resolved(kind: Kind, world: DistributedContext) -> Kind:
+def resolve_kind(kind: Kind, fsdp: FsdpConfig, world: DistributedContext) -> Kind:
+    """Choose the parallelism of `auto`, and raise if the number of ranks does not fit."""
     if kind == "auto":
         return "ddp" if world.size > 1 else "none"
     if kind == "none" and world.size > 1:
@@ -209,6 +210,11 @@ def _resolved(kind: Kind, world: DistributedContext) -> Kind:
             f"parallel is {kind}, but there is only one process; start several by `torchrun "
             "--nproc-per-node N -m coca pretrain ...`, or set parallel to auto"
         )
+    if kind == "fsdp" and world.size % fsdp.replicas:
+        raise ConfigError(
+            f"train.fsdp.replicas is {fsdp.replicas}, which does not divide the {world.size} "
+            "ranks; set it to the number of nodes, or to 1"
+        )
     return kind
 
 
@@ -220,11 +226,6 @@ def _scalars(module: nn.Module) -> list[nn.Parameter]:
 def _mesh(device: torch.device, world: DistributedContext, config: FsdpConfig) -> DeviceMesh:
     """Arrange the ranks by copy of the model and shard; one copy has no such dimension."""
     replicas = config.replicas
-    if world.size % replicas:
-        raise ConfigError(
-            f"train.fsdp.replicas is {replicas}, which does not divide the {world.size} ranks; set "
-            "it to the number of nodes, or to 1"
-        )
     shards = world.size // replicas
     if replicas == 1:
         return init_device_mesh(device.type, (shards,), mesh_dim_names=("shard",))

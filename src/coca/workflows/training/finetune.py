@@ -55,6 +55,7 @@ from coca.workflows.training.training_run import (
     RunConfig,
     RunResult,
     adapted,
+    check_start,
     compare_with_earlier,
     make_objective,
     save_finished,
@@ -280,6 +281,7 @@ def finetune(config: FinetuneConfig) -> RunResult:
         CocaError: The recipe, the data or the run folder is invalid; the message gives the reason.
     """
     keep_freed_memory()
+    check_start(config, config.train, config.data.loader)
     world = DistributedContext.current()
     sources = open_sources(config.data.sources)
     fixed = ("seed", "model", "weights", "image_size", "head", "lora")

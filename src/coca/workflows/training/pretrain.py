@@ -55,6 +55,7 @@ from coca.workflows.training.training_run import (
     RunConfig,
     RunResult,
     adapted,
+    check_start,
     compare_with_earlier,
     make_objective,
     save_finished,
@@ -197,6 +198,7 @@ def pretrain(config: PretrainConfig) -> RunResult:
         CocaError: The recipe, the data or the run folder is invalid; the message gives the reason.
     """
     keep_freed_memory()
+    check_start(config, config.train, config.data.loader)
     world = DistributedContext.current()
 
     # Sources, tokenizer, and the model with its initial weights.

@@ -7,6 +7,7 @@ model/       what `coca.load` reads
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from pydantic import NonNegativeInt
+from pydantic import NonNegativeInt, model_validator
 from torch import nn
 
 from coca.core.config.frozen_config import Config, digest, to_dict
@@ -22,15 +23,18 @@ from coca.core.errors import ConfigError
 from coca.core.files.atomic import write_json
 from coca.core.provenance import record
 from coca.data.loading.feature_file import FeatureFile
+from coca.data.loading.loader import LoaderConfig, check_batch_size
 from coca.model.coca import CoCa
 from coca.model.deferred_weights import DeferredWeights
 from coca.model.lora import LoraConfig
 from coca.model.pretrained import save_model
 from coca.predict.run_model import MODEL_FOLDER, TRAINING_FILE
+from coca.predict.torch_loading import device_named
 from coca.processing.processor import Processor
 from coca.tasks import TaskResult
 from coca.train.checkpoints import undisturbed
 from coca.train.distributed.context import DistributedContext
+from coca.train.distributed.parallel import resolve_kind
 from coca.train.losses import AUXILIARY_LOSSES, LossConfig
 from coca.train.objective import CoCaObjective, Objective
 from coca.train.optim.optimizer import for_adapters
@@ -70,6 +74,25 @@ class RunConfig(Config):
     threads: NonNegativeInt = 0
     """CPU threads per operation; 0: torch's default. With a loader with workers, a small model on a
     busy machine is fastest with 1."""
+
+    @model_validator(mode="after")
+    def _check_run(self) -> "RunConfig":
+        # A path has one slash of the two of a URL.
+        if re.match(r"[a-z][a-z0-9]+:/", str(self.run)):
+            raise ConfigError(
+                f"run is {self.run}, but it must be a folder of a file system; runs in an object "
+                "store are not supported"
+            )
+        return self
+
+
+def check_start(config: RunConfig, train: TrainConfig, loader: LoaderConfig) -> None:
+    """Raise for a device or a number of ranks that does not fit, before data is opened."""
+    world = DistributedContext.current()
+    if config.device != "auto":
+        device_named(config.device)
+    resolve_kind(train.parallel, train.fsdp, world)
+    check_batch_size(loader.batch_size, world.size)
 
 
 def compare_with_earlier(config: RunConfig, *, fixed: Sequence[str], logged: Sequence[str]) -> None:
