@@ -444,6 +444,7 @@ def test_near_duplicates_are_compared_and_hidden(visit: Visit) -> None:
     tab.get_by_role("button", name="Near-duplicates").click()
     group = tab.locator(".group", has_text="copy-of-circle.jpg")
     expect(group).to_contain_text("red-circle.png")
+    assert "/" not in "".join(group.locator("figcaption").all_inner_texts())
     assert "view=duplicates" in tab.url
     # Nothing is hidden before its list is confirmed.
     group.get_by_role("button", name="Hide copy-of-circle.jpg").click()

@@ -244,6 +244,8 @@ def test_a_video_is_one_item_that_is_changed_as_a_whole(
 
     for query in ({}, {"text": "a photo"}):
         assert names(found(group_by="video", **query)) == sorted(["a", "b", photo.id])
+        counted = {"collection": "others", "group_by": "video", **query}
+        assert client.post("/v1/facets", json=counted).json()["total"] == 3
         assert len(found(**query)) > 20
         assert sorted(found(video="b 3", **query)) == sorted(f"b {n}" for n in range(12))
         assert found(video=photo.id, **query) == [photo.id]

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Annotated, ClassVar, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from fastapi import APIRouter
 from pydantic import Field
@@ -28,7 +28,7 @@ from coca.server.bodies import (
     given_options,
     with_options,
 )
-from coca.server.collections.catalog import CatalogEntry
+from coca.server.collections.catalog import CatalogEntry, first_of_groups
 from coca.server.routes.items import NAME, Item, fields_of
 from coca.server.routes.search import (
     SearchRequest,
@@ -106,6 +106,8 @@ class FacetsRequest(Scope):
     """`tags`, `album`, `caption_source` or `metadata.KEY`; null: the fields with few values."""
     limit: Annotated[int, Field(ge=1, le=1_000)] = 20
     """Maximum number of values of a field."""
+    group_by: Literal["path", "video"] = "path"
+    """`video` counts the frames of a video once."""
 
 
 class FacetValue(Body):
@@ -244,14 +246,18 @@ def duplicates(body: DuplicatesRequest, tenant: CurrentTenant) -> DuplicatesResp
 def facets(body: FacetsRequest, tenant: CurrentTenant) -> FacetsResponse:
     """Count the values of fields."""
     items, is_complete = listed_entries(tenant, body), True
+    likely = set[str]()
     if body.text is not None:
         scope = {name: getattr(body, name) for name in Scope.model_fields}
-        asked = {"text": body.text, "sections": True, "limit": MAX_LIMIT}
+        groups = {"group_by": "video"} if body.group_by == "video" else {}
+        asked = {"text": body.text, "sections": True, "limit": MAX_LIMIT, **groups}
         query = SearchRequest.model_validate(scope | asked)
         found = run_search(tenant, query, options_of(query))
         if likely := {hit.id for hit in found.hits if hit.likely and found.sections}:
             items = [one for one in items if one.id in likely]
             is_complete = found.is_complete
+    if body.group_by == "video" and not likely:
+        items = first_of_groups(items, "video")
     return FacetsResponse(
         collection=tenant.collection(body.collection).name,
         total=len(items),

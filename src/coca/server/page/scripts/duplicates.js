@@ -3,10 +3,11 @@
 import { hide } from "./actions.js";
 import { api } from "./api.js";
 import { button, h } from "./dom.js";
+import { folderOf } from "./filters.js";
 import { count, date, number, t } from "./language.js";
 import { announce, report } from "./notices.js";
 import { showImage, sideFor, thumbnailPath } from "./thumbnails.js";
-import { labelOf } from "./tile.js";
+import { fileOf, labelOf, momentOf } from "./tile.js";
 
 const MAX_GROUPS = 100;
 
@@ -79,9 +80,10 @@ export class Duplicates {
   #candidate(item, items, isCopy) {
     const image = h("img", { alt: labelOf(item), loading: "lazy" });
     showImage(image, thumbnailPath(item, sideFor(320)));
+    const name = [fileOf(item), momentOf(item)].filter(Boolean).join(", ");
     const facts = [
       item.width ? `${item.width} × ${item.height}` : t("size unknown"),
-      item.bytes && `${number(Math.round(item.bytes / 1e3))} kB`, item.time && date(item.time), item.album, item.tags.join(", "),
+      item.bytes && `${number(Math.round(item.bytes / 1e3))} kB`, item.time && date(item.time), folderOf(item), item.tags.join(", "),
     ];
     const isBest = isCopy && item === items[0];
     const open = (event) => {
@@ -91,13 +93,13 @@ export class Duplicates {
     return h("figure", { class: "candidate" },
       h("a", { href: this.addressOf(item), on: { click: open } }, image),
       h("figcaption", {},
-        h("strong", { class: "candidate-name", title: item.path }, item.name || item.id),
+        h("strong", { class: "candidate-name", title: name }, name),
         isBest && h("span", { class: "note" }, t("best")),
         ...facts.map((fact) => fact && h("span", { class: "hint" }, fact)),
       ),
       this.writable() && h("div", { class: "candidate-actions" },
         isCopy && button(t("Keep only this"), "check", () => this.#hide(items.filter((one) => one !== item)), { text: true }),
-        button(t("Hide {name}", { name: item.name || item.id }), "hide", () => this.#hide([item])),
+        button(t("Hide {name}", { name }), "hide", () => this.#hide([item])),
       ),
     );
   }
@@ -107,7 +109,7 @@ export class Duplicates {
       this.onGone(ids);
       this.show();
     };
-    const names = items.map((item) => item.path || item.name || item.id);
+    const names = items.map((item) => [folderOf(item), fileOf(item)].filter(Boolean).join("/"));
     return hide(items.map(({ id }) => id), this.store.state.collection, gone, names);
   }
 }

@@ -5,7 +5,7 @@ import { button, h, shorten } from "./dom.js";
 import { count as counted, number, t } from "./language.js";
 import { report } from "./notices.js";
 import { countedOf, hasFilters } from "./state.js";
-import { FAVOURITE } from "./tile.js";
+import { FAVOURITE, fileOf } from "./tile.js";
 
 const NAMES = {
   tags: "Tags", album: "Folder", caption_source: "Captions",
@@ -34,6 +34,10 @@ export function valueName(field, value) {
   if (field === "album") return value.replace(/\/+$/, "").split("/").at(-1);
   return String(value);
 }
+
+/** Name the folder of an item; of a frame, that of its video. */
+export const folderOf = (item) =>
+  valueName("album", item.video ? item.album.replace(`/${fileOf(item)}`, "") : item.album);
 
 export class Filters {
   #request = null;

@@ -4,7 +4,7 @@ import { urlOf } from "./api.js";
 import { captionSection, textsSection } from "./correct.js";
 import { h } from "./dom.js";
 import { framesSection } from "./frames.js";
-import { TECHNICAL, isAddress, titleOf, valueName } from "./filters.js";
+import { TECHNICAL, folderOf, isAddress, titleOf, valueName } from "./filters.js";
 import { date, t } from "./language.js";
 import { fileOf, momentOf } from "./tile.js";
 
@@ -61,7 +61,7 @@ function detailsOf({ item }) {
   const rows = [
     [t("Name"), item.name && fileOf(item)],
     [t("Moment"), momentOf(item)],
-    [t("Folder"), valueName("album", item.album)],
+    [t("Folder"), folderOf(item)],
     [t(DATES[item.date_source] ?? "Date"), item.time ? date(item.time) : ""],
     [t("Size"), item.width ? t("{width} × {height} pixels", item) : ""],
     [t("Exposure"), exposureOf(item.metadata)],

@@ -142,7 +142,7 @@ export function scopeOf(state) {
 
 /** Build a request to count the values of a result: of a text its likely hits, else all that the filters keep. */
 export const countedOf = (state) => ({
-  ...scopeOf(state), ...(state.text && !state.terms.length && { text: state.text }),
+  ...scopeOf(state), ...(state.text && !state.terms.length && { text: state.text }), group_by: "video",
 });
 
 const secondsOf = (text) => Date.parse(`${text}T00:00:00Z`) / 1000;
