@@ -26,6 +26,11 @@ def test_a_finger_selects_by_check_boxes(visit: Visit) -> None:
     for number, text in ((0, "1 image selected"), (1, "2 images selected")):
         tiles.nth(number).locator(".tile-check").tap()
         expect(bar).to_contain_text(text)
+    # All that can be done with them is on the screen, in words.
+    names = ["More like these", "Tag", "Favourite", "Hide", "Download"]
+    boxes = [bar.get_by_text(name, exact=True).bounding_box() for name in names]
+    assert all(8 <= box["x"] and box["x"] + box["width"] <= 382 for box in boxes)
+    assert bar.bounding_box()["height"] < 844 / 5
     bar.get_by_role("button", name="Clear the selection").tap()
     tiles.nth(2).locator(".tile-link").tap()
     expect(tab.locator("dialog.item")).to_be_visible()

@@ -83,10 +83,12 @@ export class SelectionBar {
       ];
     const parts = [
       h("strong", { class: "selection-count", role: "status" }, t("{images} selected", { images: count(size, "image") })),
-      all > size && button(t("Select all {images}", { images: count(all, "image") }), null, () => this.#all(), text),
-      !hidden && button(t("More like these"), "like", () => this.#moreLike(), text),
-      ...writes,
-      button(t("Download"), "download", () => this.#download(), text),
+      all > size && button(t("Select all {images}", { images: count(all, "image") }), null, () => this.#all(), { ...text, class: "selection-all" }),
+      h("div", { class: "selection-actions" },
+        !hidden && button(t("More like these"), "like", () => this.#moreLike(), text),
+        ...writes,
+        button(t("Download"), "download", () => this.#download(), text),
+      ),
       button(t("Clear the selection"), "close", () => this.selection.clear()),
     ];
     this.root.replaceChildren(...parts.filter(Boolean));
