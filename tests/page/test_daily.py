@@ -25,7 +25,7 @@ def loaded(tab: Any) -> Any:
 def test_results_follow_the_letters_as_one_entry_of_the_history(visit: Visit) -> None:
     tab = loaded(visit())
     tab.locator("#search-text").press_sequentially("a red circle", delay=90)
-    expect(tab.locator(".tile-match").first).to_be_attached()
+    expect(tab.locator("#result-tools select")).to_be_attached()
     tab.wait_for_url("**/?q=a+red+circle")
     tab.go_back()
     expect(tab.locator("#summary")).to_have_text("13 images")
@@ -77,7 +77,7 @@ def test_suggestions_cover_no_result_and_examples_are_given_captions(visit: Visi
     tab.locator("#search-text").click()
     expect(options.first).to_have_text("a blue triangle")
     tab.fill("#search-text", "a blue")
-    expect(tab.locator(".tile-match").first).to_be_attached()
+    expect(tab.locator("#result-tools select")).to_be_attached()
     expect(options.first).to_be_visible()
     below = tab.locator(".suggestions").bounding_box()
     for number in range(options.count()):

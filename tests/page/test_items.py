@@ -112,7 +112,8 @@ def test_a_hidden_image_is_shown_again(uploaded: tuple[Any, Any]) -> None:
     tab, tile = uploaded
     tab.fill("#search-text", "a purple triangle")
     tab.keyboard.press("Enter")
-    expect(tile.locator(".tile-match")).to_be_attached()
+    expect(tab.locator("#result-tools select")).to_be_visible()
+    expect(tile).to_be_attached()
     select(tab, tile, "Hide")
     expect(tab.locator(".dialog-text")).to_contain_text("No file is changed")
     tab.locator(".dialog").get_by_role("button", name="Cancel").click()
@@ -152,7 +153,8 @@ def test_an_opened_image_is_hidden_and_shown_again(uploaded: tuple[Any, Any]) ->
     # A search leaves the view of hidden images.
     tab.fill("#search-text", "a purple triangle")
     tab.keyboard.press("Enter")
-    expect(tile.locator(".tile-match")).to_be_attached()
+    expect(tab.locator("#result-tools select")).to_be_visible()
+    expect(tile).to_be_attached()
 
 
 def test_an_upload_comes_first_with_its_name_and_time(uploaded: tuple[Any, Any]) -> None:

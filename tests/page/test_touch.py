@@ -29,7 +29,7 @@ def test_a_finger_selects_by_check_boxes(visit: Visit) -> None:
     # All that can be done with them is on the screen, in words.
     names = ["More like these", "Tag", "Favourite", "Hide", "Download"]
     boxes = [bar.get_by_text(name, exact=True).bounding_box() for name in names]
-    assert all(8 <= box["x"] and box["x"] + box["width"] <= 382 for box in boxes)
+    assert all(box["x"] >= 8 and box["x"] + box["width"] <= 382 for box in boxes)
     assert bar.bounding_box()["height"] < 844 / 5
     bar.get_by_role("button", name="Clear the selection").tap()
     tiles.nth(2).locator(".tile-link").tap()

@@ -66,7 +66,7 @@ def test_images_that_a_further_letter_replaces_are_no_longer_loaded(visit: Visit
 
     tab.route(re.compile(r"/thumbnail\?"), hold)
     tab.locator("#search-text").fill("row 7")
-    expect(tab.locator(".tile-match").first).to_be_attached()
+    expect(tab.locator("#result-tools select")).to_be_attached()
     while len(held) < 4:
         tab.wait_for_timeout(20)
     holding.clear()

@@ -5,25 +5,19 @@ import { button, h } from "./dom.js";
 import { confirmDialog, promptDialog } from "./dialogs.js";
 import { saveArchive, saveFile } from "./files.js";
 import { count, t } from "./language.js";
-import { report, toast } from "./notices.js";
+import { toast } from "./notices.js";
 import { FAVOURITE, isFavourite } from "./tile.js";
 
 const MAX_IDS = 1000;
 
 /**
- * Change items in parts that the service takes; returns whether all were written. Tags and hiding are those of a
- * whole video, and captions and metadata those of a frame.
+ * Change items in parts that the service takes. Tags and hiding are those of a whole video, and captions and
+ * metadata those of a frame.
  */
 export async function change(ids, collection, changes) {
   const videos = ["hidden", "add_tags", "remove_tags"].some((name) => name in changes);
-  try {
-    for (let at = 0; at < ids.length; at += MAX_IDS) {
-      await api.change({ ids: ids.slice(at, at + MAX_IDS), ...(collection && { collection }), ...changes, videos });
-    }
-    return true;
-  } catch (error) {
-    report(error);
-    return false;
+  for (let at = 0; at < ids.length; at += MAX_IDS) {
+    await api.change({ ids: ids.slice(at, at + MAX_IDS), ...(collection && { collection }), ...changes, videos });
   }
 }
 
@@ -33,14 +27,14 @@ export async function hide(ids, collection, onDone, names = []) {
   const note = t("Searches no longer find what is hidden. No file is changed, and Hidden images shows it again.");
   const text = [note, ...names].join("\n");
   if (!(await confirmDialog(t("Hide {images}?", { images }), text, t("Hide")))) return;
-  if (!(await change(ids, collection, { hidden: true }))) return;
+  await change(ids, collection, { hidden: true });
   onDone(ids);
   toast(t("{images} hidden", { images }), { action: [t("Undo"), () => showAgain(ids, collection, onDone)] });
 }
 
 /** Show hidden items again; `onDone(ids)` is called. */
 export async function showAgain(ids, collection, onDone) {
-  if (!(await change(ids, collection, { hidden: false }))) return;
+  await change(ids, collection, { hidden: false });
   onDone(ids);
   toast(t("{images} shown again", { images: count(ids.length, "image") }));
 }
@@ -83,7 +77,7 @@ export class SelectionBar {
       ];
     const parts = [
       h("strong", { class: "selection-count", role: "status" }, t("{images} selected", { images: count(size, "image") })),
-      all > size && button(t("Select all {images}", { images: count(all, "image") }), null, () => this.#all(), { ...text, class: "selection-all" }),
+      all > size && button(t("Select all {images}", { images: count(all, "image") }), null, () => this.wall.selectAll(), { ...text, class: "selection-all" }),
       h("div", { class: "selection-actions" },
         !hidden && button(t("More like these"), "like", () => this.#moreLike(), text),
         ...writes,
@@ -100,14 +94,6 @@ export class SelectionBar {
 
   #showAgain() {
     return showAgain(this.selection.ids(), this.store.state.collection, this.onGone);
-  }
-
-  async #all() {
-    try {
-      await this.wall.selectAll();
-    } catch (error) {
-      report(error);
-    }
   }
 
   #moreLike() {
@@ -133,19 +119,15 @@ export class SelectionBar {
 
   async #change(changes) {
     const ids = this.selection.ids();
-    if (!(await change(ids, this.store.state.collection, changes))) return;
+    await change(ids, this.store.state.collection, changes);
     toast(t("{images} changed", { images: count(ids.length, "image") }));
     this.selection.clear();
     this.onChanged(ids);
   }
 
   /** Save the original image, or a ZIP archive of several. */
-  async #download() {
+  #download() {
     const items = this.selection.items();
-    try {
-      await (items.length === 1 ? saveFile(items[0]) : saveArchive(this.selection.ids(), this.store.state.collection));
-    } catch (error) {
-      report(error);
-    }
+    return items.length === 1 ? saveFile(items[0]) : saveArchive(this.selection.ids(), this.store.state.collection);
   }
 }

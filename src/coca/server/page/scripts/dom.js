@@ -73,16 +73,3 @@ export const $ = (selector, root = document) => root.querySelector(selector);
 /** Shorten a text to at most `length` characters. */
 export const shorten = (text, length) =>
   text.length > length ? `${text.slice(0, length - 1).trimEnd()}…` : text;
-
-/** Return a function that calls `action` once per frame at most. */
-export function perFrame(action) {
-  let waiting = false;
-  return () => {
-    if (waiting) return;
-    waiting = true;
-    requestAnimationFrame(() => {
-      waiting = false;
-      action();
-    });
-  };
-}

@@ -86,12 +86,8 @@ export class Duplicates {
       item.bytes && `${number(Math.round(item.bytes / 1e3))} kB`, item.time && date(item.time), folderOf(item), item.tags.join(", "),
     ];
     const isBest = isCopy && item === items[0];
-    const open = (event) => {
-      event.preventDefault();
-      this.store.set({ item: item.id });
-    };
     return h("figure", { class: "candidate" },
-      h("a", { href: this.addressOf(item), on: { click: open } }, image),
+      h("a", { href: this.addressOf(item) }, image),
       h("figcaption", {},
         h("strong", { class: "candidate-name", title: name }, name),
         isBest && h("span", { class: "note" }, t("best")),

@@ -3,7 +3,6 @@
 import { api } from "./api.js";
 import { button, h, shorten } from "./dom.js";
 import { count as counted, number, t } from "./language.js";
-import { report } from "./notices.js";
 import { countedOf, hasFilters } from "./state.js";
 import { FAVOURITE, fileOf } from "./tile.js";
 
@@ -79,12 +78,8 @@ export class Filters {
     this.#request?.abort();
     this.#request = new AbortController();
     this.draw();
-    try {
-      this.#response = await api.facets(countedOf(this.store.state), this.#request.signal);
-      this.draw();
-    } catch (error) {
-      report(error);
-    }
+    this.#response = await api.facets(countedOf(this.store.state), this.#request.signal);
+    this.draw();
   }
 
   draw() {

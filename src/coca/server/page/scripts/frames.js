@@ -3,7 +3,6 @@
 import { api } from "./api.js";
 import { h } from "./dom.js";
 import { t } from "./language.js";
-import { report } from "./notices.js";
 import { showImage, thumbnailPath } from "./thumbnails.js";
 import { momentOf, videoOf } from "./tile.js";
 
@@ -34,7 +33,7 @@ export function framesSection({ item, store }) {
     api.search(body).then(({ hits }) => {
       current.frames = hits.sort((one, other) => one.metadata.seconds - other.metadata.seconds);
       draw();
-    }).catch(report);
+    });
   }
   return section;
 }

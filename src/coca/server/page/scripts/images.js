@@ -11,7 +11,7 @@ const images = new Map();
 /** Read a file as an image for queries; returns its key. */
 export async function addImage(file) {
   const uri = await reduced(file).catch(() => raw(file));
-  const key = await digest(uri);
+  const key = Date.now().toString(36);
   images.set(key, uri);
   try {
     sessionStorage.setItem(STORED + key, uri);
@@ -60,11 +60,4 @@ async function reduced(file) {
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   bitmap.close();
   return canvas.toDataURL("image/jpeg", 0.9);
-}
-
-async function digest(text) {
-  // `crypto.subtle` exists on loopback and HTTPS only.
-  if (!crypto.subtle) return String(Date.now());
-  const hash = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
-  return [...new Uint8Array(hash).slice(0, 8)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -180,7 +180,7 @@ export class ItemView {
       ...menu("item-menu",
         button(t("More like this"), "like", query(1), { text: true }),
         button(t("Less like this"), "unlike", query(-1), { text: true }),
-        button(t("Download"), "download", () => this.#download(), { text: true }),
+        button(t("Download"), "download", () => saveFile(this.item), { text: true }),
         this.writable() && button(label, name, write(act), { text: true }),
       ),
     ];
@@ -199,26 +199,13 @@ export class ItemView {
     return this.change({ [isFavourite(this.item) ? "remove_tags" : "add_tags"]: [FAVOURITE] });
   }
 
-  async #download() {
-    try {
-      await saveFile(this.item);
-    } catch (error) {
-      report(error);
-    }
-  }
-
   /** Change the item, and draw what depends on it again. */
   async change(changes) {
     const { item } = this;
     const { collection } = this.store.state;
-    if (!(await change([item.id], collection, changes))) return;
-    try {
-      // The reason may be what was changed.
-      Object.assign(item, { reason: "" }, await api.item(item.id, collection));
-    } catch (error) {
-      report(error);
-      return;
-    }
+    await change([item.id], collection, changes);
+    // The reason may be what was changed.
+    Object.assign(item, { reason: "" }, await api.item(item.id, collection));
     this.wall.redraw(item.id);
     this.onChanged([item.id]);
     if (this.item?.id === item.id) this.#drawParts();

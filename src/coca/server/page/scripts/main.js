@@ -10,7 +10,7 @@ import { addImage, imageOf } from "./images.js";
 import { ItemView } from "./item.js";
 import { listenToKeys, showKeys } from "./keyboard.js";
 import { count, language, number, switchLanguage, t, translatePage } from "./language.js";
-import { faultOf, hideMessage, queryName, showMessage, showNoItems, showNote } from "./messages.js";
+import { faultOf, hideMessage, queryName, showMessage, showNoItems } from "./messages.js";
 import { announce, report } from "./notices.js";
 import { rowHeight, sizeControl, themeButton } from "./preferences.js";
 import { hitsOf, sectionButtons } from "./reasons.js";
@@ -18,7 +18,7 @@ import { SearchField } from "./search_field.js";
 import { canSave, saveSearch, showSearches } from "./searches.js";
 import { sectionsOf } from "./sections.js";
 import { Selection } from "./selection.js";
-import { Store, askedOf, countedOf, emptyState, hasQuery, itself, queryOf, resultOf, scopeOf, toQuery } from "./state.js";
+import { Store, askedOf, countedOf, emptyState, fromQuery, hasQuery, itself, queryOf, resultOf, scopeOf, toQuery } from "./state.js";
 import { Suggestions } from "./suggestions.js";
 import { Terms } from "./terms.js";
 import { listenToTransfers } from "./transfer.js";
@@ -59,7 +59,6 @@ const wall = new Wall($("#wall"), {
   selection,
   rowHeight,
   actions: {
-    open: (item) => store.set({ item: item.id, at: wall.indexOf(item.id) }),
     similar: (item) => terms.similarTo(item),
     more: (item) => terms.add(terms.ofItem(item, 1)),
     less: (item) => terms.add(terms.ofItem(item, -1)),
@@ -94,7 +93,7 @@ function refresh() {
   if (store.state.view === "wall") loadWall(wall.place ?? 0);
   suggestions.forget();
   filters.load();
-  describeCollections().catch(report);
+  describeCollections();
 }
 
 const countedKey = (state) => JSON.stringify(countedOf(state));
@@ -185,10 +184,10 @@ function describeResult(response, limit) {
   if (total !== null) notes.push(count(total, "image"));
   else if (total === null && hits.length < limit) notes.push(count(hits.length, "image"));
   if (response.without?.length) notes.push(t("without {words}", { words: response.without.join(", ") }));
-  summary.textContent = notes.join(" · ");
   hideMessage(message);
   if (!hits.length) showNoItems(message, store, { writable: writable(), add: openUploads });
-  else if (state.hidden) showNote(message, t("No search finds these images."));
+  else if (state.hidden) notes.push(t("No search finds these images."));
+  summary.textContent = notes.join(" · ");
   drawResultTools();
   const found = hasQuery(state) ? `${t("Results for {query}", { query: queryName(state) })}: ` : "";
   announce(`${found}${notes.join(", ")}`);
@@ -224,6 +223,7 @@ function orderOf({ sort }) {
 
 function drawState(before) {
   const { state } = store;
+  $(".brand").href = location.pathname + toQuery({ ...emptyState(), collection: state.collection });
   const title = hasQuery(state) ? `${queryName(state).replace(/[“”]/g, "")} · coca` : "coca";
   document.title = state.view === "duplicates" ? `${t("Near-duplicates")} · coca` : title;
   if (before) field.show(state, before);
@@ -291,15 +291,22 @@ const pickUploads = $("#pick-uploads");
 
 const openUploads = () => pickUploads.click();
 
-async function searchBy(file) {
-  try {
-    terms.ofImage(await addImage(file));
-  } catch (error) {
-    report(error);
-  }
+const searchBy = async (file) => terms.ofImage(await addImage(file));
+
+/** Change the state in place of loading the page again, where a link leads to another state. */
+function followLink(event) {
+  const link = event.target.closest("a");
+  const isApart = event.metaKey || event.ctrlKey || event.shiftKey || event.defaultPrevented;
+  if (isApart || !link || link.target || link.hash || link.pathname !== location.pathname) return;
+  event.preventDefault();
+  store.set(fromQuery(link.search));
 }
 
 function listen() {
+  addEventListener("unhandledrejection", (event) => {
+    event.preventDefault();
+    report(event.reason);
+  });
   $("#search-image").addEventListener("click", () => pickImage.click());
   pickImage.addEventListener("change", () => {
     const [file] = pickImage.files;
@@ -311,11 +318,7 @@ function listen() {
     pickUploads.value = "";
     uploads.add(files);
   });
-  $(".brand").addEventListener("click", (event) => {
-    if (event.metaKey || event.ctrlKey) return;
-    event.preventDefault();
-    store.set({ ...emptyState(), collection: store.state.collection });
-  });
+  document.addEventListener("click", followLink);
   store.addEventListener("change", (/** @type {any} */ { detail }) => drawState(detail.before));
   wall.addEventListener("failed", (/** @type {any} */ { detail }) => (detail.first ? showFailure(detail.error) : report(detail.error)));
   wall.addEventListener("received", () => {

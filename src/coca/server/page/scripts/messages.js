@@ -12,12 +12,6 @@ export function showMessage(root, title, text, ...actions) {
   );
 }
 
-/** Show a line above the wall. */
-export function showNote(root, text, ...actions) {
-  root.hidden = false;
-  root.replaceChildren(h("div", { class: "note-line" }, h("p", {}, text), ...actions));
-}
-
 export function hideMessage(root) {
   root.hidden = true;
   root.replaceChildren();

@@ -4,7 +4,7 @@ import { api } from "./api.js";
 import { openDialog, promptDialog } from "./dialogs.js";
 import { button, h } from "./dom.js";
 import { count, t } from "./language.js";
-import { report, toast } from "./notices.js";
+import { toast } from "./notices.js";
 import { fromQuery, hasQuery, queryOf, scopeOf, toQuery } from "./state.js";
 
 /** Whether a query can be saved: an image of the reader is in this browser only. */
@@ -23,12 +23,8 @@ export async function saveSearch(state) {
     hint: t("The list of saved searches shows how many images are new."),
   });
   if (!name) return;
-  try {
-    await save(name, state);
-    toast(t("Saved: {name}", { name }));
-  } catch (error) {
-    report(error);
-  }
+  await save(name, state);
+  toast(t("Saved: {name}", { name }));
 }
 
 /** Show the saved searches of a collection; one that another client saved has no address here. */
@@ -38,17 +34,13 @@ export async function showSearches(store, writable) {
     dialog.close();
     const state = fromQuery(one.link);
     store.set(state);
-    if (writable) await save(one.name, state).catch(report);
+    if (writable) await save(one.name, state);
   };
   const remove = async (one, row) => {
-    try {
-      await api.deleteSearch(one.name, collection);
-      row.remove();
-      dialog.querySelector("button")?.focus();
-      if (!list.children.length) list.replaceWith(none());
-    } catch (error) {
-      report(error);
-    }
+    await api.deleteSearch(one.name, collection);
+    row.remove();
+    dialog.querySelector("button")?.focus();
+    if (!list.children.length) list.replaceWith(none());
   };
   const row = (one) => {
     const element = h("li", { class: "saved-search" },
@@ -59,13 +51,7 @@ export async function showSearches(store, writable) {
     return element;
   };
   const none = () => h("p", { class: "hint" }, t("No saved searches. Search for something, and choose “Save this search”."));
-  let searches;
-  try {
-    ({ searches } = await api.searches(collection));
-  } catch (error) {
-    report(error);
-    return;
-  }
+  const { searches } = await api.searches(collection);
   const list = h("ul", { class: "saved-searches" }, ...searches.map(row));
   const dialog = openDialog(t("Saved searches"), searches.length ? list : none());
 }

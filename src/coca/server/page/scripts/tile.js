@@ -1,4 +1,4 @@
-// A tile of the wall: image, score, check box, and the actions of an item.
+// A tile of the wall: image, reason, check box, and the actions of an item.
 
 import { $, button, h, icon, shorten } from "./dom.js";
 import { t } from "./language.js";
@@ -26,17 +26,13 @@ export const nameOf = (item) => item.caption || [fileOf(item), momentOf(item)].f
 /** Name of an item for labels. */
 export const labelOf = (item) => shorten(nameOf(item), 120);
 
-/** Sort key of a hit; null without a query. */
-export const rankOf = (hit) => hit.rank_score ?? hit.fused_score ?? hit.score ?? null;
-
 /**
  * Build the tile of an item; its `approach(isNear)` starts and stops loading its image.
  * @param {any} item an item or a hit
- * @param {{width, height, address, strength, asked, actions}} options `strength`: rank score as a
- *   share of the best one, 0 to 1; 0 without a query. `asked`: text of the query. `actions`: open,
+ * @param {{width, height, address, asked, actions}} options `asked`: text of the query. `actions`:
  *   select, similar, more and less, each called with the item
  */
-export function tile(item, { width, height, address, strength, asked, actions }) {
+export function tile(item, { width, height, address, asked, actions }) {
   const label = labelOf(item);
   // A tile shows the middle of a panorama, whose sides exceed its own.
   const ratio = item.width / item.height || 1;
@@ -66,21 +62,17 @@ export function tile(item, { width, height, address, strength, asked, actions })
       "aria-describedby": item.reason && item.reason !== LOOKS_LIKE && `why-${item.id}`,
       on: {
         click: (event) => {
-          if (event.metaKey || event.ctrlKey) return;
+          if (!event.shiftKey) return;
           event.preventDefault();
-          if (event.shiftKey) actions.select(item, true);
-          else actions.open(item);
+          actions.select(item, true);
         },
       },
     },
     image,
   );
-  const match = h("span", { class: "tile-match", "aria-hidden": "true" });
-  match.style.width = `${strength * 100}%`;
   const element = h("li", { class: "tile", data: { id: item.id } },
     link,
     h("label", { class: "tile-check" }, check),
-    strength > 0 && match,
     item.video && h("span", { class: "tile-video" }, icon("play"), momentOf(item)),
     isFavourite(item) && h("span", { class: "tile-favourite" }, icon("heart")),
     item.reason && item.reason !== LOOKS_LIKE && h("span", { class: "tile-why", id: `why-${item.id}` }, ...lineOf(item, asked)),

@@ -55,11 +55,7 @@ export class Uploads {
       const { item, isNew } = await this.#send(job);
       if (isNew) this.#done += 1;
       else this.#known += 1;
-      const open = (event) => {
-        event.preventDefault();
-        this.store.set({ item: item.id });
-      };
-      job.name.replaceChildren(h("a", { href: this.addressOf(item), on: { click: open } }, shorten(job.file.name, 44)));
+      job.name.replaceChildren(h("a", { href: this.addressOf(item) }, shorten(job.file.name, 44)));
       job.row.classList.add("upload-done");
       job.note.textContent = t(isNew ? "added" : "there already");
     } catch (error) {

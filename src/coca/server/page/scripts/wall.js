@@ -1,10 +1,10 @@
 // Wall of images: pages of 100 tiles, which the browser lays out near the viewport only.
 
-import { $, h, perFrame } from "./dom.js";
+import { $, h } from "./dom.js";
 import { letterOf } from "./keyboard.js";
 import { t } from "./language.js";
 import { HEADING_HEIGHT, PAGE_SIZE, ResultPage } from "./result_page.js";
-import { rankOf, tile } from "./tile.js";
+import { tile } from "./tile.js";
 
 /** Distance from the viewport, in CSS pixels, at which a page is requested and drawn. */
 const MARGIN = 1500;
@@ -62,7 +62,8 @@ export class Wall extends EventTarget {
     this.observer = new IntersectionObserver((entries) => this.#moved(entries), { rootMargin: `${MARGIN}px 0px` });
     const approach = (entries) => entries.forEach(({ target, isIntersecting }) => target.approach(isIntersecting));
     this.images = new IntersectionObserver(approach, { rootMargin: `${IMAGE_MARGIN}px 0px` });
-    new ResizeObserver(perFrame(() => this.root.clientWidth !== this.#width && this.relayout())).observe(root);
+    const resized = () => this.root.clientWidth !== this.#width && this.relayout();
+    new ResizeObserver(() => requestAnimationFrame(resized)).observe(root);
     selection.addEventListener("change", () => this.pages.forEach(({ tiles, items }) => tiles.forEach((one, n) => this.#mark(one, items[n]))));
     this.list.addEventListener("focusin", ({ target }) => target.closest(".tile") && this.#setCurrent(Number(target.closest(".tile").dataset.index)));
     this.list.addEventListener("keydown", (event) => this.#key(event));
@@ -267,10 +268,8 @@ export class Wall extends EventTarget {
   }
 
   #build(item, index, box) {
-    const [rank, most] = [rankOf(item), rankOf(this.item(0) ?? item)];
-    const strength = rank === null || !(most > 0) ? 0 : Math.min(1, Math.max(0.02, rank / most));
     const { actions, addressOf, asked } = this;
-    const element = tile(item, { ...box, address: addressOf(item, index), strength, asked: asked(), actions });
+    const element = tile(item, { ...box, address: addressOf(item, index), asked: asked(), actions });
     element.dataset.index = index;
     element.setAttribute("aria-posinset", index + 1);
     this.#setSize(element);
