@@ -36,6 +36,22 @@ def test_a_finger_selects_by_check_boxes(visit: Visit) -> None:
     expect(tab.locator("dialog.item")).to_be_visible()
 
 
+def test_a_row_of_suggestions_shows_that_there_are_more(visit: Visit) -> None:
+    tab = visit("/", **PHONE)
+    expect(tab.locator(".tile img.loaded").first).to_be_visible()
+    tab.locator("#search-text").tap()
+    tab.keyboard.type("tri")
+    options = tab.locator(".suggestions [role=option]")
+    expect(options.nth(1)).to_be_visible()
+    tab.wait_for_load_state("networkidle")
+    places = options.evaluate_all(
+        "all => all.map(one => one.getBoundingClientRect()).map(box => [box.top, box.left])"
+    )
+    assert len(places) > 1
+    assert len({top for top, _ in places}) == 1
+    assert places[1][1] < 390 - 20
+
+
 def swipe(tab: Any, x: int, y: int) -> None:
     """Move a finger from the middle of the screen by some CSS pixels."""
     session = tab.context.new_cdp_session(tab)
