@@ -29,15 +29,19 @@ export function openDialog(title, content, onClose = (/** @type {string} */ _val
   return dialog;
 }
 
+/** Build the buttons of a form in a dialog; Enter in a field presses the last one. */
+const actionsOf = (action) =>
+  h("div", { class: "dialog-actions" },
+    h("button", { class: "button", type: "button", autofocus: true, on: { click: ({ target }) => target.closest("dialog").close() } }, t("Cancel")),
+    h("button", { class: "button button-primary", value: "yes" }, action),
+  );
+
 /** Ask for a confirmation. */
 export function confirmDialog(title, text, action) {
   return new Promise((resolve) => {
     const content = h("form", { method: "dialog" },
       h("p", { class: "dialog-text" }, text),
-      h("div", { class: "dialog-actions" },
-        h("button", { class: "button", value: "", autofocus: true }, t("Cancel")),
-        h("button", { class: "button button-primary", value: "yes" }, action),
-      ),
+      actionsOf(action),
     );
     openDialog(title, content, (value) => resolve(value === "yes"));
   });
@@ -59,11 +63,8 @@ export function promptDialog(title, options) {
       input,
       error && h("p", { class: "field-error", role: "alert" }, error),
       hint && h("p", { class: "hint", id: "dialog-hint" }, hint),
-      h("div", { class: "dialog-actions" },
-        h("button", { class: "button", type: "button", on: { click: () => dialog.close() } }, t("Cancel")),
-        h("button", { class: "button button-primary", value: "yes" }, action),
-      ),
+      actionsOf(action),
     );
-    const dialog = openDialog(title, content, (answer) => resolve(answer === "yes" ? input.value.trim() : null));
+    openDialog(title, content, (answer) => resolve(answer === "yes" ? input.value.trim() : null));
   });
 }
