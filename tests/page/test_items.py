@@ -112,7 +112,7 @@ def test_a_hidden_image_is_shown_again(uploaded: tuple[Any, Any]) -> None:
     tab, tile = uploaded
     tab.fill("#search-text", "a purple triangle")
     tab.keyboard.press("Enter")
-    expect(tab.locator("#result-tools select")).to_be_visible()
+    expect(tab.locator("#result-tools select")).to_be_attached()
     expect(tile).to_be_attached()
     select(tab, tile, "Hide")
     expect(tab.locator(".dialog-text")).to_contain_text("No file is changed")
@@ -129,7 +129,7 @@ def test_a_hidden_image_is_shown_again(uploaded: tuple[Any, Any]) -> None:
     expect(tile).to_have_count(0)
     tab.get_by_role("button", name="More", exact=True).click()
     tab.get_by_role("button", name="Hidden images").click()
-    expect(tab.locator("#summary")).to_have_text("1 image")
+    expect(tab.locator("#summary")).to_have_text("1 image · No search finds these images.")
     assert "hidden=1" in tab.url
     select(tab, tile, "Show again")
     expect(tab.locator("#message h2")).to_have_text("No image is hidden")
@@ -153,7 +153,7 @@ def test_an_opened_image_is_hidden_and_shown_again(uploaded: tuple[Any, Any]) ->
     # A search leaves the view of hidden images.
     tab.fill("#search-text", "a purple triangle")
     tab.keyboard.press("Enter")
-    expect(tab.locator("#result-tools select")).to_be_visible()
+    expect(tab.locator("#result-tools select")).to_be_attached()
     expect(tile).to_be_attached()
 
 
@@ -473,6 +473,38 @@ def open_explained(visit: Visit, words: list[dict[str, Any]], **options: Any) ->
     return tab
 
 
+@pytest.mark.parametrize(
+    ("probability", "line"), [(0.62, "Looks like: dalmatian 62 %"), (0.3, "Looks like it")]
+)
+def test_what_an_image_looks_like_is_named_where_the_model_is_sure(
+    visit: Visit, probability: float, line: str
+) -> None:
+    tab = visit()
+
+    def answer(route: Any, hits: bool) -> None:
+        response = route.fetch()
+        found = response.json()
+        if hits:
+            found["hits"] = [
+                hit | {"reason": "looks like", "likely": True} for hit in found["hits"]
+            ]
+        else:
+            found["labels"] = [{"label": "dalmatian", "probability": probability}]
+        route.fulfill(response=response, json=found)
+
+    tab.route("**/v1/search", lambda route: answer(route, hits=True))
+    tab.route("**/v1/explain", lambda route: answer(route, hits=False))
+    tab.fill("#search-text", "red circle")
+    tab.keyboard.press("Enter")
+    expect(tab.locator("#result-tools select")).to_be_attached()
+    expect(tab.locator(".stale")).to_have_count(0)
+    tab.locator(".tile-link").first.click()
+    tab.keyboard.press("i")
+    tab.locator(".why-opener summary").first.click()
+    expect(tab.locator(".why").get_by_text("dalmatian")).to_be_visible()
+    expect(tab.locator(".why-reason p")).to_have_text(line)
+
+
 OPACITIES = """canvas => {
   const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   return [...data].filter((_, at) => at % 4 === 3);
@@ -557,9 +589,9 @@ def test_a_wrong_reason_is_corrected_where_it_is_named(uploaded: tuple[Any, Any]
     tab.keyboard.press("Enter")
     expect(item.locator("h2")).to_have_text("a zeppelin")
     tab.keyboard.press("Escape")
-    tab.wait_for_url(lambda url: "item=" not in url)
-    tab.reload()
+    # The wall is read again, and the keys stay where they were.
     expect(tile.locator(".tile-why")).to_have_text("a zeppelin")
+    expect(tile.locator(".tile-link")).to_be_focused()
     tile.locator(".tile-link").click()
     item.get_by_role("button", name="Correct the caption").click()
     expect(caption).to_be_focused()

@@ -38,6 +38,8 @@ let service = { collections: [], writable: false, capabilities: [] };
 let period = null;
 /** Text of the query without typing errors; empty if it has none. */
 let meant = "";
+/** Whether an opened item was changed since the wall was read. */
+let isOutdated = false;
 /** Sections of the hits, see `hitsOf` in reasons.js. */
 let sections = [];
 
@@ -76,7 +78,8 @@ const onGone = (ids) => {
 const onChanged = () => {
   suggestions.forget();
   filters.load();
-  if (!store.state.item) refresh();
+  if (store.state.item) isOutdated = true;
+  else refresh();
 };
 const parts = { store, wall, selection, terms, writable, addressOf, onChanged, onGone };
 const itemView = new ItemView(parts);
@@ -100,6 +103,7 @@ const countedKey = (state) => JSON.stringify(countedOf(state));
 
 function loadWall(at = 0) {
   const { state } = store;
+  isOutdated = false;
   clearTimeout(retry);
   fold.hidden = true;
   const fault = faultOf(state, imageOf);
@@ -241,7 +245,7 @@ function drawState(before) {
   } else if (changed) {
     hideMessage(message);
     wall.clear();
-  }
+  } else if (isOutdated && !state.item) refresh();
   if (connected) drawParts(before, changed);
 }
 

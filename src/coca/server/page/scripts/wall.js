@@ -90,10 +90,12 @@ export class Wall extends EventTarget {
       }
       if (!first || next.signal.aborted) return;
     }
+    // A result that is read again keeps the focused tile.
+    const focused = this.list.contains(document.activeElement) ? this.#current : null;
     this.clear();
     this.#source = source;
     this.#resize(Math.max(length || PAGE_SIZE, at && at + PAGE_SIZE), false);
-    [this.#goal, this.#current] = [at, at];
+    [this.#goal, this.#current, this.#focusing] = [at, focused ?? at, focused !== null];
     if (at) this.reveal(at, "start");
     else scrollTo(0, 0);
     // The first page also describes the result.

@@ -16,6 +16,11 @@ const PARTS = { image: "Image", caption: "Caption", words: "Words", text: "Label
  * the name of their class, and 4 % for another name; 96 % and 14 % are above 0.
  */
 const LIKELY = 3;
+/**
+ * Share of the labels from which on an image looks like the first one: of 600 photos of known classes, 95 % show what
+ * it names, and 60 % below.
+ */
+const SURE = 0.5;
 /** Cosines of a word and a cell that are drawn as nothing, and as most opaque, fitted to the same photos. */
 const [CLEAR, OPAQUE] = [0.05, 0.17];
 
@@ -104,7 +109,8 @@ export class Why {
 
   #draw() {
     const { item } = this.view;
-    const label = item.reason === LOOKS_LIKE && this.#answer?.labels[0];
+    const [first] = (item.reason === LOOKS_LIKE && this.#answer?.labels) || [];
+    const label = first?.probability >= SURE ? first : null;
     this.reason.textContent = item.likely === false ? t("Probably not") : !item.reason ? ""
       : label ? t("Looks like: {label}", { label: `${label.label} ${percent(label)}` }) : nameOf(item.reason);
     this.parts.replaceChildren(...(this.#answer ? explained(this.#answer) : []));
