@@ -168,8 +168,12 @@ def test_the_shipped_model_knows_where_it_is_wrong(
     assert barn.certain() == "a barn"
     assert food.certain() == "a meal"
     prepared = [model.prepare_image(it) for it in photos.values()]
-    assert model.embed_and_caption(prepared)[1] == ["a barn", "a meal"]
-    assert model.embed_and_caption(prepared, certainty=0.0)[1] == list(PHOTOS)
+    described = model.describe(prepared)
+    assert [one.caption for one in described] == ["a barn", "a meal"]
+    assert [one.caption for one in model.describe(prepared, certainty=0.0)] == list(PHOTOS)
+    assert [next(iter(one.nouns)) for one in described] == ["barn", "meal"]
+    named = model.describe(prepared, captions=False)
+    assert [one.nouns for one in named] == [one.nouns for one in described]
     short = shorten(model, 32).caption(list(photos.values()))
     assert [it.certainty for it in short] == [barn.certainty, food.certainty]
 

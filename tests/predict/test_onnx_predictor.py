@@ -18,7 +18,7 @@ from coca.predict.short_vectors import shorten, shortened
 from coca.predict.torch_loading import load_coca
 from coca.predict.video import classify_files, embed_files
 from coca.processing.caption_words import CaptionWords, words_of
-from coca.search.predictor import CaptioningEmbedder
+from coca.search.predictor import DescribingEmbedder
 from tiny_data import image_bytes
 from tiny_model import write_model
 from torch_graphs import exported
@@ -152,16 +152,22 @@ def test_captions_equal_those_of_torch(
 
 def test_one_pass_gives_the_vectors_and_captions_of_two(predictor: Predictor) -> None:
     prepared = [predictor.prepare_image(image) for image in [*IMAGES, *IMAGES[:2]]]
-    vectors, texts = predictor.embed_and_caption(prepared)
-    assert isinstance(predictor, CaptioningEmbedder)
+    described = predictor.describe(prepared)
+    assert isinstance(predictor, DescribingEmbedder)
     # Other batches are other sums in floating point.
+    vectors = np.stack([one.vector for one in described])
     np.testing.assert_allclose(vectors, predictor.embed_prepared(prepared), atol=1e-6)
+    texts = [one.caption for one in described]
     assert texts == [caption.text for caption in predictor.caption([*IMAGES, *IMAGES[:2]])]
-    short, short_texts = shorten(predictor, 8).embed_and_caption(prepared)
-    np.testing.assert_allclose(short, shortened(vectors, 8), atol=1e-6)
-    assert short_texts == texts
-    nothing, no_texts = predictor.embed_and_caption([])
-    assert (nothing.shape, no_texts) == ((0, predictor.embed_dim), [])
+    short = shorten(predictor, 8).describe(prepared)
+    np.testing.assert_allclose(
+        [one.vector for one in short], shortened(vectors, 8), atol=1e-6, strict=False
+    )
+    assert [one.caption for one in short] == texts
+    named = predictor.describe(prepared, captions=False)
+    np.testing.assert_allclose([one.vector for one in named], vectors, atol=1e-6, strict=False)
+    assert not any(one.caption for one in named)
+    assert predictor.describe([]) == []
 
 
 def test_one_pass_in_one_batch_equals_two_to_the_last_bit(
@@ -173,11 +179,11 @@ def test_one_pass_in_one_batch_equals_two_to_the_last_bit(
     passes: list[int] = []
     encoder = reference.model.image_encoder
     hook = encoder.register_forward_hook(lambda *args: passes.append(1))
-    vectors, texts = reference.embed_and_caption(prepared)
+    described = reference.describe(prepared)
     hook.remove()
     assert len(passes) == 1
-    assert np.array_equal(vectors, expected[0])
-    assert texts == expected[1]
+    assert np.array_equal([one.vector for one in described], expected[0])
+    assert [one.caption for one in described] == expected[1]
 
 
 @pytest.mark.parametrize("by", ["similarity", "likelihood"])

@@ -180,11 +180,14 @@ def test_vectors_and_fingerprint_are_those_of_the_tower(
     assert np.array_equal(predictor.embed_texts(texts), tower.embed_texts(texts))
     prepared = [predictor.prepare_image(path) for path in images]
     assert np.array_equal(predictor.embed_prepared(prepared), tower.embed_images(images))
-    vectors, captions = predictor.embed_and_caption(prepared)
-    assert np.array_equal(vectors, tower.embed_images(images))
-    assert captions == [caption.text for caption in predictor.caption(images)]
+    for captions in (True, False):
+        described = predictor.describe(prepared, captions=captions)
+        assert np.array_equal([one.vector for one in described], tower.embed_images(images))
+    assert [one.caption for one in predictor.describe(prepared)] == [
+        caption.text for caption in predictor.caption(images)
+    ]
     with pytest.raises(UnsupportedError, match="no decoder for captions"):
-        tower.embed_and_caption(prepared)
+        tower.describe(prepared)
     assert predictor.fingerprint == tower.fingerprint != predictor.model_fingerprint
     assert (predictor.embed_dim, predictor.logit_scale) == (tower.embed_dim, tower.logit_scale)
     assert predictor.max_text_tokens == tower.max_text_tokens

@@ -14,6 +14,7 @@ from coca.processing.class_words import (
     PENALTY,
     ClassNoun,
     ClassWords,
+    SeenNouns,
     load_nouns,
     plural,
     save_nouns,
@@ -102,6 +103,19 @@ def test_nouns_are_loaded_as_saved_and_other_files_refused(tmp_path: Path) -> No
     path.write_text('[{"words": ["a"]}]')
     with pytest.raises(ModelError, match=r"class_words\.json is not a list of nouns"):
         load_nouns(path)
+
+
+def test_images_have_the_nouns_whose_classes_are_likely_together() -> None:
+    nouns = SeenNouns([*NOUNS, ClassNoun(("g", "a"), (3,))])
+    probabilities = np.array([[0.2, 0.35, 0.06, 0.39], [0.02, 0.04, 0.94, 0.0], [0.25] * 4])
+    assert nouns.of(probabilities) == [
+        {"a": 94, "c d": 55, "c d e": 39, "g": 39},
+        {"b": 94, "c e": 94, "d": 94},
+        {"a": 75, "c d": 50, "b": 25, "c e": 25, "d": 25, "c d e": 25, "g": 25},
+    ]
+    assert SeenNouns([ClassNoun(("f",))]).of(probabilities) == [{}, {}, {}]
+    # Rounded sums may exceed 1.
+    assert SeenNouns(NOUNS[:1]).of(np.array([[0.6, 0.4001]])) == [{"a": 100, "c d": 100}]
 
 
 def test_plurals_are_regular() -> None:

@@ -185,7 +185,7 @@ def test_terms_are_repeated_by_twice_the_weight_of_their_field() -> None:
     assert repeated_terms(record()) == []
     assert matched_terms(one) == ["dog", "sea", "lake", "jpg", "exit", "tagged:sea"]
     assert all(2 * weight % 1 == 0 for weight in FIELD_WEIGHTS.values())
-    assert set(FIELDS) == {*FIELD_WEIGHTS, "text", "named", "tagged"}
+    assert set(FIELDS) == {*FIELD_WEIGHTS, "text", "named", "tagged", "seen"}
 
 
 @pytest.mark.parametrize(
@@ -224,6 +224,23 @@ def test_a_query_names_the_labels_of_a_record(
     )
     found = text_match(query_terms(query), matched_terms(one))
     assert found == pytest.approx(named + tagged**2 + share**4)
+
+
+@pytest.mark.parametrize(
+    ("query", "tenths"),
+    [
+        *(("dog", 9), ("a dog", 9), ("Dogs", 9), ("the jack russell", 4), ("Jack Russells", 4)),
+        *(("hot dog", 0), ("dog in snow", 0), ("cat", 0), ("animal", 0), ("jack", 0), ("", 0)),
+        *(("9", 0), ("dog 9", 0), ("x", 0), ("the", 0), ("bird", 10), ("birds", 10)),
+    ],
+)
+def test_a_query_that_is_a_noun_matches_what_a_classifier_sees(query: str, tenths: int) -> None:
+    seen = {"dog": 97, "Jack Russell": 40, "animal": 9, "bird": 100, "birds": 20}
+    bad = {"cat": "high", "x": True, "the": 90, "": 90, "9": 90, "y": 400, "z": 0.5}
+    one = record(metadata={"looks_like": seen | bad})
+    assert text_match(query_terms(query), matched_terms(one)) == pytest.approx(tenths / 10)
+    other = record(metadata={"looks_like": "a dog"})
+    assert text_match(query_terms(query), matched_terms(other)) == 0
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,14 @@ from coca.search.words import (
     FIELD_WEIGHTS,
     MARKS,
     NAMED,
+    SEEN,
     TAGGED,
     TEXT,
     TEXT_FIELDS,
     field_terms,
     query_terms,
     search_terms,
+    terms_of,
     texts_of,
 )
 from store_changes import patch
@@ -135,6 +137,7 @@ class Words:
         self._terms, self._texts = dict[str, Counter[str]](), dict[str, set[str]]()
         self._labels = dict[str, dict[str, set[str]]]()
         self._lengths = dict[str, float]()
+        self._seen = dict[str, dict[str, int]]()
         for record in records:
             fields = field_terms(texts_of(record))
             texts = (term for name in TEXT_FIELDS for term in fields.get(name, ()))
@@ -143,7 +146,11 @@ class Words:
                 name: {term.removeprefix(MARKS[name]) for term in fields.get(name, ())}
                 for name in (NAMED, TAGGED)
             }
-            for name in (TEXT, NAMED, TAGGED):
+            seen = record.metadata.get("looks_like", {})
+            self._seen[record.id] = {
+                " ".join(terms_of(noun)): percent // 10 for noun, percent in seen.items()
+            }
+            for name in (TEXT, NAMED, TAGGED, SEEN):
                 fields.pop(name, None)
             # In halves, as Counter has whole numbers.
             self._terms[record.id] = Counter()
@@ -177,7 +184,8 @@ class Words:
                         covered[name].update(range(start, start + size))
         count = max(len(query), 1)
         share = sum(bool({*word} & self._texts[id]) for word in query) / count
-        return len(covered[NAMED]) + (len(covered[TAGGED]) / count) ** 2 + share**4
+        seen = self._seen[id].get(" ".join(stems), 0) / 10
+        return len(covered[NAMED]) + (len(covered[TAGGED]) / count) ** 2 + share**4 + seen
 
 
 # A collection, searches of it, and their check.
@@ -204,6 +212,9 @@ def draw(chance: random.Random, number: int) -> Record:
     metadata: dict[str, Any] = {"n": number} if number % 3 else {"n": str(number)}
     if chance.random() < 0.1:
         metadata["ocr_text"] = " ".join(chance.choices(NOUNS, k=4))
+    if chance.random() < 0.5:
+        seen = chance.choices((*NOUNS, f"{COLOURS[0]} car"), k=3)
+        metadata |= {"looks_like": {noun: chance.randrange(100) for noun in seen}}
     if chance.random() < 0.1:
         metadata |= {"people": [chance.choice(NOUNS)], "city": chance.choice(NOUNS)}
     return Record(

@@ -98,7 +98,7 @@ class EmbeddingPredictor(Predictor):
             "(recipes/pretrain/siglip2_captions.yaml)"
         )
 
-    caption = read_image = embed_and_caption = score = embed_clips = caption_clips = _refuse
+    caption = read_image = describe = score = embed_clips = caption_clips = _refuse
     head_logits = _from_squares = _encode_prompt = _decode = _refuse
     _image_tokens = _encode_images_and_tokens = _generate = _refuse
     _score_tokens = _scored_lengths = _refuse

@@ -3,7 +3,8 @@
 A subclass computes one batch, and raises an `UnsupportedError` for an operation that it lacks.
 
 Dimensions: N images or texts, M texts scored against N images, B batch, E shared embedding, D its
-dimensions before it is shortened, K labels, S side of an image (pixels).
+dimensions before it is shortened, K labels, C classes of the image encoder, S side of an image
+(pixels).
 """
 
 from abc import ABC, abstractmethod
@@ -29,6 +30,7 @@ from coca.predict.certainty import PEOPLE, CaptionJudge
 from coca.predict.image_reading import BEFORE_WORD, ImageReading, read_words
 from coca.predict.inputs import (
     Caption,
+    Description,
     OnError,
     Prediction,
     SampleImages,
@@ -46,7 +48,7 @@ from coca.predict.inputs import (
 )
 from coca.predict.prompts import PROMPTS, Templates, class_means, log_mean_likelihoods, sentences_of
 from coca.predict.short_vectors import shortened
-from coca.processing.class_words import ClassNoun
+from coca.processing.class_words import ClassNoun, SeenNouns
 from coca.processing.image_file import ImageInput
 from coca.processing.preprocess import ImageSettings
 
@@ -218,28 +220,40 @@ class Predictor(ABC):
         """Compute one unit-norm embedding per output of `prepare_image`, all in one batch."""
         return self._short(self._encode_images(self._from_squares(np.stack(list(images)))))
 
-    def embed_and_caption(
-        self, images: Sequence[UInt8[ndarray, "3 S S"]], *, certainty: float = CERTAIN
-    ) -> tuple[Float32[ndarray, "N E"], list[str]]:
-        """Compute embedding and caption of each output of `prepare_image`, encoding it once.
+    def describe(
+        self,
+        images: Sequence[UInt8[ndarray, "3 S S"]],
+        *,
+        captions: bool = True,
+        certainty: float = CERTAIN,
+    ) -> list[Description]:
+        """Compute embedding, nouns and caption of each output of `prepare_image`, encoding it once.
 
         Equal to `embed_prepared`, and to `caption` with its defaults, in batches of `batch_size`.
 
         Args:
             images: Outputs of `prepare_image`.
+            captions: Whether to generate captions.
             certainty: Least certainty of a caption; below it, see `Caption.certain`.
 
         Raises:
             UnsupportedError: The model has no decoder.
         """
-        begun, rows, texts = self._encode_prompt(""), list[ndarray](), list[str]()
+        described = list[Description]()
         for start in range(0, len(images), self.batch_size):
             squares = np.stack(images[start : start + self.batch_size])
-            vectors, seen = self._encode_images_and_tokens(self._from_squares(squares))
-            rows += list(self._short(vectors))
-            written = self._write(seen, [begun] * len(squares), GenerationConfig(), None)
-            texts += [best.certain(certainty) for best in written]
-        return self._stacked(rows), texts
+            pixels, texts = self._from_squares(squares), [""] * len(squares)
+            if captions:
+                vectors, seen = self._encode_images_and_tokens(pixels)
+                begun = [self._encode_prompt("")] * len(squares)
+                written = self._write(seen, begun, GenerationConfig(), None)
+                texts, likely = [best.certain(certainty) for best in written], seen.probabilities
+            else:
+                vectors, likely = self._encode_and_classify(pixels)
+            nouns = [{}] * len(squares) if likely is None else self._seen_nouns.of(likely)
+            rows = zip(self._short(vectors), nouns, texts, strict=True)
+            described += [Description(*row) for row in rows]
+        return described
 
     def embed_texts(self, texts: str | Iterable[str]) -> Float32[ndarray, "N E"]:
         """Compute one unit-norm embedding per text; a single text is a list of one."""
@@ -482,6 +496,12 @@ class Predictor(ABC):
     def _encode_images(self, pixels: Any) -> Float32[ndarray, "B D"]:
         """Compute embeddings in all D dimensions, as the next methods."""
 
+    def _encode_and_classify(
+        self, pixels: Any
+    ) -> tuple[Float32[ndarray, "B D"], Float32[ndarray, "B C"] | None]:
+        """Compute `_encode_images`, and the probabilities of the encoder's own classes if any."""
+        return self._encode_images(pixels), None
+
     @abstractmethod
     def _image_tokens(self, pixels: Any) -> SeenImages: ...
 
@@ -553,6 +573,10 @@ class Predictor(ABC):
             return None
         people = self._encode_texts(self._tokens([PEOPLE]))[0]
         return CaptionJudge(self.class_nouns, people)
+
+    @cached_property
+    def _seen_nouns(self) -> SeenNouns:
+        return SeenNouns(self.class_nouns)
 
     def _per_image(
         self,

@@ -229,6 +229,14 @@ class TorchPredictor(Predictor):
         return self.model.encode_image(pixels).float().cpu().numpy()
 
     @torch.inference_mode()
+    def _encode_and_classify(
+        self, pixels: Float[Tensor, "B *F 3 S S"]
+    ) -> tuple[Float32[ndarray, "B D"], Float32[ndarray, "B C"] | None]:
+        encoded = self.model.encode(pixels)
+        vectors = self.model.pool_embedding(encoded).float().cpu().numpy()
+        return vectors, _as_array(encoded.probabilities)
+
+    @torch.inference_mode()
     def _image_tokens(self, pixels: Float[Tensor, "B *F 3 S S"]) -> SeenImages:
         if self.class_nouns:
             return self._encode_images_and_tokens(pixels)[1]
@@ -241,9 +249,7 @@ class TorchPredictor(Predictor):
         encoded = self.model.encode(pixels)
         embeddings, tokens = self.model.pool(encoded)
         vectors = embeddings.float().cpu().numpy()
-        likely = encoded.probabilities
-        known = None if likely is None else likely.float().cpu().numpy()
-        return vectors, SeenImages(tokens, known, vectors)
+        return vectors, SeenImages(tokens, _as_array(encoded.probabilities), vectors)
 
     def _tokens(self, texts: Sequence[str]) -> Int[Tensor, "B T"]:
         return self.processor.texts(texts).to(self._device)
@@ -319,6 +325,10 @@ def require_coca(predictor: Predictor) -> TorchPredictor:
     if not isinstance(predictor, TorchPredictor):
         raise ConfigError(f"{predictor.source} is not a CoCa model on torch, which this needs")
     return predictor
+
+
+def _as_array(probabilities: Float[Tensor, "B C"] | None) -> Float32[ndarray, "B C"] | None:
+    return None if probabilities is None else probabilities.float().cpu().numpy()
 
 
 def check_texts(head: HeadConfig, texts: Sequence[str] | None, samples: int) -> list[str] | None:

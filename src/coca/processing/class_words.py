@@ -88,6 +88,40 @@ def plural(word: str) -> str:
     return f"{word}s"
 
 
+LEAST_SEEN = 0.1
+"""Probability from which an image has a noun."""
+
+
+class SeenNouns:
+    """The nouns that the encoder's own classifier sees in images."""
+
+    def __init__(self, nouns: Iterable[ClassNoun]) -> None:
+        """Index the nouns that have classes."""
+        classes: dict[str, set[int]] = defaultdict(set)
+        for noun in nouns:
+            for word in noun.words if noun.classes else ():
+                classes[word].update(noun.classes)
+        self._words = list(classes)
+        self._classes = np.array([own for some in classes.values() for own in sorted(some)])
+        sizes = [len(some) for some in classes.values()]
+        self._starts = np.cumsum([0, *sizes])[:-1]
+
+    def of(self, probabilities: Float[ndarray, "I K"]) -> list[dict[str, int]]:
+        """Return the nouns of each image, the most probable first, with percentages.
+
+        The probability of a noun is the sum over its classes, so that a photo of a beagle has
+        "beagle", "dog" and "animal". Nouns below `LEAST_SEEN` are left out.
+        """
+        if not self._words:
+            return [{} for _ in probabilities]
+        masses = np.add.reduceat(probabilities[:, self._classes], self._starts, axis=1)
+        found = []
+        for row in np.minimum(masses, 1.0):
+            seen = sorted(np.flatnonzero(row >= LEAST_SEEN).tolist(), key=lambda it: -row[it])
+            found.append({self._words[it]: int(100 * row[it]) for it in seen})
+        return found
+
+
 class ClassWords:
     """Words of nouns in singular and plural, as tokens of one model."""
 

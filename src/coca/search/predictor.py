@@ -5,7 +5,7 @@ The predictors of `coca.predict` fulfil all of them; their base class is `coca.p
 Dimensions: N images or texts, M texts scored against N images, E embedding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -57,18 +57,38 @@ class PreparingEmbedder(Embedder, Protocol):
 
 
 @runtime_checkable
-class CaptioningEmbedder(PreparingEmbedder, Protocol):
-    """Embedder that may also generate captions, from the same pass of the image encoder."""
+class Described(Protocol):
+    """What a model makes of one image."""
+
+    @property
+    def vector(self) -> Float32[np.ndarray, " E"]:
+        """Embedding, of length 1."""
+        ...
+
+    @property
+    def nouns(self) -> Mapping[str, int]:
+        """Nouns that a classifier of the model sees, with percentages; empty without one."""
+        ...
+
+    @property
+    def caption(self) -> str:
+        """Generated caption; may be empty."""
+        ...
+
+
+@runtime_checkable
+class DescribingEmbedder(PreparingEmbedder, Protocol):
+    """Embedder that may also name and caption images, from the same pass of the image encoder."""
 
     @property
     def has_decoder(self) -> bool:
-        """Whether it generates captions; without a decoder, `embed_and_caption` raises an error."""
+        """Whether it generates captions; without a decoder, `describe` raises an error."""
         ...
 
-    def embed_and_caption(
-        self, images: Sequence[Any], *, certainty: float
-    ) -> tuple[Float32[np.ndarray, "N E"], list[str]]:
-        """Embed preprocessed images as vectors of length 1, and generate their captions.
+    def describe(
+        self, images: Sequence[Any], *, captions: bool, certainty: float
+    ) -> Sequence[Described]:
+        """Embed preprocessed images, and generate their captions if `captions`.
 
         A caption whose certainty (0 to 1) is less than `certainty` is left out, or replaced by a
         noun.

@@ -41,7 +41,9 @@ the place of a photo."""
 LATITUDE, LONGITUDE, UTC_OFFSET = "latitude", "longitude", "utc_offset"
 OCR_TEXT, RAW_FILE = "ocr_text", "raw_file"
 PEOPLE, PLACE, CAPTIONS = "people", ("city", "country"), "captions"
-"""Keys of the metadata, see `coca.search.ingest.photo_metadata`."""
+LOOKS_LIKE = "looks_like"
+"""Keys of the metadata, see `coca.search.ingest.photo_metadata`. `LOOKS_LIKE` has the nouns that
+the model's classifier sees in the image, with percentages: `{"beagle": 84, "dog": 97}`."""
 
 MAX_BYTES = {
     ID: 64,
@@ -306,6 +308,16 @@ def metadata_texts(metadata: Mapping[str, Any], *keys: str) -> list[str]:
         listed = value if isinstance(value, list | tuple) else [value]
         texts += [text for text in listed if text and isinstance(text, str)]
     return texts
+
+
+def nouns_of(metadata: Mapping[str, Any]) -> dict[str, int]:
+    """Return what a classifier sees in the image of a record, with percentages; see `LOOKS_LIKE`.
+
+    Values of other types are left out.
+    """
+    nouns = metadata.get(LOOKS_LIKE)
+    pairs = nouns.items() if isinstance(nouns, Mapping) else ()
+    return {noun: value for noun, value in pairs if type(value) is int and 0 < value <= 100}
 
 
 def text_inside(metadata: Mapping[str, Any]) -> str:

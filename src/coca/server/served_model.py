@@ -16,7 +16,7 @@ from jaxtyping import Float, Float32
 from coca.core.cancellation import check_cancelled
 from coca.core.errors import DataError
 from coca.predict.image_reading import ImageReading
-from coca.predict.inputs import Caption, Prediction, predictions
+from coca.predict.inputs import Caption, Description, Prediction, predictions
 from coca.predict.predictor import Predictor
 from coca.predict.prompts import class_means, sentences_of
 from coca.server.errors import ServiceError
@@ -166,6 +166,13 @@ class ServedModel:
     def embed_images(self, images: Sequence[Any]) -> Float32[np.ndarray, "N E"]:
         """Embed encoded or decoded images as vectors of length 1."""
         return self._stacked(self.images.map([self.decoded(image) for image in images]))
+
+    def describe(self, image: DecodedImage) -> Description:
+        """Embed an image, and name what a classifier of the model sees in it."""
+        if not self.predictor.has_decoder:
+            return Description(self.embed_images([image])[0], {})
+        with self._lock:
+            return self.predictor.describe([image.square.transpose(2, 0, 1)], captions=False)[0]
 
     def embed_mixed(
         self, texts: Mapping[int, str], images: Mapping[int, Any]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from jaxtyping import Float32
 
 from coca.core.errors import DataError
+from coca.predict.inputs import Description
 from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.sources import FileSource
 from coca.search.records import Record
@@ -70,8 +71,17 @@ class Captioning:
     def embed_prepared(self, images: Any) -> Any:
         return self.embed_images(images)
 
-    def embed_and_caption(self, images: Any, *, certainty: float) -> tuple[Any, list[str]]:
-        return self.embed_images(images), [f"written for {image.decode()}" for image in images]
+    def describe(self, images: Any, *, captions: bool, certainty: float) -> list[Description]:
+        return [
+            Description(vector, seen_in(image), f"written for {image.decode()}" if captions else "")
+            for image, vector in zip(
+                images, self.embed_images(images) if images else (), strict=True
+            )
+        ]
+
+
+def seen_in(image: bytes) -> dict[str, int]:
+    return {image.decode(): 10 + len(image)}
 
 
 class Folder:
@@ -143,6 +153,8 @@ def test_any_history_ends_as_indexed_from_scratch(
             assert last.good + len(last.bad) == sum(1 for _ in files(folder.root))
             again = run(one)
             assert again == IngestReport(unchanged=last.good, bad=last.bad)
+            for record in one.get(one.ids()).values():
+                assert record.metadata["looks_like"] == seen_in(Path(record.path).read_bytes())
             with open_collection(f"{place}/b.db", **about) as other:
                 run(other)
                 assert listed(one) == listed(other)

@@ -51,6 +51,22 @@ def test_hits_are_likely_from_the_line_on(engine: SearchEngine) -> None:
     assert {hit.reason for hit in hits} == {"looks like"}
 
 
+def test_a_noun_that_a_classifier_is_sure_of_is_likely(
+    engine: SearchEngine, embedder: Any, make_record: Callable[..., Record]
+) -> None:
+    (far,) = embedder.with_cosines("sea", np.zeros(1))
+    for percent in (49, 50, 95):
+        seen = make_record(f"p{percent}", vector=far, metadata={"looks_like": {"sea": percent}})
+        engine.collection.upsert([seen])
+    hits = {hit.id: hit for hit in engine.search("the sea", limit=2 * RECORDS)}
+    assert [hits[f"p{percent}"].likely for percent in (49, 50, 95)] == [False, True, True]
+    parts = [(hits[f"p{percent}"].parts or {})["text"] for percent in (49, 50, 95)]
+    assert parts == pytest.approx([0.6 * 0.4, 0.6 * 0.5, 0.6 * 0.9])
+    # Of a longer query, and of a search by image alone, the vectors decide.
+    assert not any("text" in (hit.parts or {}) for hit in engine.search("sea of stones"))
+    assert hits["p95"].id not in {hit.id for hit in engine.search("sea", hybrid=False)}
+
+
 @pytest.mark.parametrize("first", [2, 5, 1_000])
 @pytest.mark.parametrize("hybrid", [None, False])
 def test_likely_keeps_the_likely_hits_on_every_page(

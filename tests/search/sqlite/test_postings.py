@@ -17,6 +17,7 @@ from coca.search.words import (
     FIELD_WEIGHTS,
     FIELDS,
     NAMED,
+    SEEN,
     TAGGED,
     TEXT,
     TEXT_FIELDS,
@@ -43,6 +44,9 @@ WORDS = [
     "Kind",
 ]
 TEXT_OF_WORDS = st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join)
+SEEN_NOUNS = st.lists(
+    st.tuples(st.sampled_from([*WORDS, "Kinder der Kind"]), st.integers(1, 10)), max_size=3
+).map(lambda pairs: "\n".join(f"{noun} {tenths}" for noun, tenths in pairs))
 
 
 def with_labels(texts: dict[str, str]) -> dict[str, str]:
@@ -52,7 +56,11 @@ def with_labels(texts: dict[str, str]) -> dict[str, str]:
     }
 
 
-TEXTS = st.dictionaries(st.sampled_from(FIELDS[:-2]), TEXT_OF_WORDS, max_size=4).map(with_labels)
+TEXTS = st.builds(
+    lambda texts, seen: texts | {SEEN: seen},
+    st.dictionaries(st.sampled_from(FIELDS[:-3]), TEXT_OF_WORDS, max_size=4).map(with_labels),
+    SEEN_NOUNS,
+)
 ROWS = st.sampled_from([0, 1, 2, 5, 4_095, 4_096, 4_100, 9_000])
 SIZE = 9_001
 WRITES = st.lists(st.dictionaries(ROWS, TEXTS | st.none(), max_size=6), max_size=6)
@@ -164,8 +172,9 @@ def test_scores_and_matches_are_those_of_the_formula_after_any_writes(
 
 def matched(texts: Texts) -> list[str]:
     plain = [term for name in TEXT_FIELDS for term in terms_of(texts.get(name, ""))]
-    labels = field_terms({name: texts.get(name, "") for name in (NAMED, TAGGED)})
-    return [*plain, *labels[NAMED], *labels[TAGGED]]
+    labels = field_terms({name: texts.get(name, "") for name in (NAMED, TAGGED, SEEN)})
+    seen = [f"{term} {tenths}" for term, tenths in Counter(labels[SEEN]).items()]
+    return [*plain, *labels[NAMED], *labels[TAGGED], *seen]
 
 
 @given(WRITES)

@@ -78,7 +78,7 @@ def test_tars_tables_and_folders_fill_one_collection_and_a_second_run_does_nothi
         }
     expected = [perceptual_hash(read_image(image_bytes(n))) for n in range(7)]
     assert hashes == {content_id(image_bytes(n)): expected[n] for n in range(7)}
-    monkeypatch.setattr(TorchPredictor, "embed_prepared", lambda *_: pytest.fail("it embeds again"))
+    monkeypatch.setattr(TorchPredictor, "describe", lambda *_, **_2: pytest.fail("it embeds again"))
     again = index_images(sources[1:2], model, uri=uri, captions=False)
     assert again.report == IngestReport(unchanged=5)
     # A tar that is packed again with fewer samples loses its records only when asked.
@@ -219,15 +219,15 @@ def test_ctrl_c_reports_what_is_indexed_and_the_same_call_goes_on(
     folder.mkdir()
     for n in range(2 * BATCH + 1):
         (folder / f"{n:04}.png").write_bytes(image_bytes(n))
-    embed, batches = model.embed_prepared, iter([False, True])
+    embed, batches = model.describe, iter([False, True])
 
-    def interrupted(images: Any) -> Any:
-        if next(batches, False):
+    def interrupted(images: Any, **options: Any) -> Any:
+        if images and next(batches, False):
             raise KeyboardInterrupt
-        return embed(images)
+        return embed(images, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(model, "embed_prepared", interrupted)
+        patch.setattr(model, "describe", interrupted)
         with pytest.raises(KeyboardInterrupt) as stopped:
             index_images([folder], model, uri=uri, captions=False)
     assert str(stopped.value) == (

@@ -200,7 +200,7 @@ class BatchWriter:
             if draft.item.content in embedded | captioned
         }
         if images:
-            vectors, captions, refused = self._encoder.encode(
+            vectors, nouns, captions, refused = self._encoder.encode(
                 images, captioned=captioned, embedded=embedded
             )
             faults |= refused
@@ -215,6 +215,8 @@ class BatchWriter:
             }
             for key, caption in captions.items():
                 encoded[key] = replace(encoded[key], caption=caption)
+            for key, seen in nouns.items():
+                encoded[key] = replace(encoded[key], nouns=seen)
         if self._text_reader is not None:
             unread = {
                 draft.item.content: draft.item.data

@@ -1,4 +1,4 @@
-"""Encode new images: vector and caption in one pass of the model, and the text inside (OCR).
+"""Encode new images: vector, nouns and caption in one pass of the model, and the text inside.
 
 The model is loaded at the first image that needs it, so a run without changes loads none.
 """
@@ -15,7 +15,7 @@ from coca.core.errors import DataError
 from coca.processing.image_file import read_image
 from coca.search.perceptual_hash import DECODED_SIDE
 from coca.search.perceptual_hash import perceptual_hash as hash_of
-from coca.search.predictor import CaptioningEmbedder, Embedder, PreparingEmbedder
+from coca.search.predictor import DescribingEmbedder, Embedder, PreparingEmbedder
 from coca.search.records import CollectionInfo, batches, check_same_model
 
 _MOST_IMAGES = 64
@@ -24,6 +24,8 @@ Captioner: TypeAlias = Callable[[Sequence[bytes]], Sequence[str]]
 """Generates a caption for each encoded image, or reads the text inside it."""
 Vectors: TypeAlias = dict[str, Float32[np.ndarray, " E"]]
 """Vectors by key."""
+Nouns: TypeAlias = dict[str, Mapping[str, int]]
+"""What a classifier sees, with percentages, by key."""
 
 
 class Encoder:
@@ -72,7 +74,7 @@ class Encoder:
         """Return whether captions are generated; loads the model if it decides that."""
         if not self.captions or self._captioner is not None:
             return self.captions
-        return isinstance(self.embedder, CaptioningEmbedder) and self.embedder.has_decoder
+        return isinstance(self.embedder, DescribingEmbedder) and self.embedder.has_decoder
 
     def prepare(self, image: bytes, size: tuple[int, int]) -> tuple[bytes, Any]:
         """Decode an image, compute its perceptual hash, and preprocess it for the model.
@@ -103,8 +105,8 @@ class Encoder:
 
     def encode(
         self, images: Mapping[str, tuple[bytes, Any]], *, captioned: set[str], embedded: set[str]
-    ) -> tuple[Vectors, dict[str, str], dict[str, DataError]]:
-        """Embed and caption images by key, each in one pass if the embedder can.
+    ) -> tuple[Vectors, Nouns, dict[str, str], dict[str, DataError]]:
+        """Embed, name and caption images by key, each in one pass if the embedder can.
 
         Args:
             images: Bytes and preprocessed input of each image; None if it is not preprocessed.
@@ -112,10 +114,11 @@ class Encoder:
             embedded: Keys of the images that need a vector.
 
         Returns:
-            Vectors, captions and errors by key.
+            Vectors, nouns, captions and errors by key.
         """
         embedder = self.embedder
-        vectors, captions, faults = Vectors(), dict[str, str](), dict[str, DataError]()
+        vectors, nouns, captions = Vectors(), Nouns(), dict[str, str]()
+        faults = dict[str, DataError]()
         inputs: dict[str, Any] = {key: data for key, (data, _) in images.items()}
         if isinstance(embedder, PreparingEmbedder):
             for key, (data, prepared) in images.items():
@@ -124,15 +127,21 @@ class Encoder:
                 except DataError as error:
                     faults[key] = error
         good = [key for key in inputs if key not in faults]
-        if self._captioner is None and isinstance(embedder, CaptioningEmbedder):
-            both = [key for key in good if key in captioned]
-            if both:
-                found, texts = embedder.embed_and_caption(
-                    [inputs[key] for key in both], certainty=self._certainty
+        rest = [key for key in good if key in embedded]
+        if isinstance(embedder, DescribingEmbedder) and embedder.has_decoder:
+            own = captioned if self._captioner is None else set[str]()
+            both = [key for key in good if key in own]
+            for keys in (both, [key for key in rest if key not in own]):
+                described = embedder.describe(
+                    [inputs[key] for key in keys],
+                    captions=keys is both,
+                    certainty=self._certainty,
                 )
-                vectors |= zip(both, found, strict=True)
-                captions |= zip(both, texts, strict=True)
-        rest = [key for key in good if key in embedded and key not in vectors]
+                for key, one in zip(keys, described, strict=True):
+                    vectors[key], nouns[key] = one.vector, one.nouns
+                    if keys is both:
+                        captions[key] = one.caption
+            rest = []
         for keys in batches(rest, int(getattr(embedder, "batch_size", 0)) or _MOST_IMAGES):
             chosen = [inputs[key] for key in keys]
             if isinstance(embedder, PreparingEmbedder):
@@ -148,7 +157,7 @@ class Encoder:
         if self._captioner is not None and due:
             written = self._captioner([images[key][0] for key in due])
             captions |= zip(due, written, strict=True)
-        return vectors, captions, faults
+        return vectors, nouns, captions, faults
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         """Embed texts; return vectors by text."""

@@ -10,8 +10,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from jaxtyping import Float32
@@ -22,12 +22,14 @@ from coca.search.ingest.sources import Entry, SourceImage
 from coca.search.records import (
     CAPTION,
     FAVOURITE,
+    LOOKS_LIKE,
     OCR_TEXT,
     READ_METADATA,
     READ_TEXT,
     TAGS,
     Origin,
     Record,
+    nouns_of,
     series_of,
 )
 
@@ -46,6 +48,8 @@ class Encoded:
     """Generated caption; None if none was generated."""
     text: str | None = None
     """Text inside the image; None if it was not read."""
+    nouns: Mapping[str, int] = field(default_factory=dict)
+    """What a classifier sees, with percentages; see `LOOKS_LIKE`."""
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> "Encoded":
@@ -61,6 +65,7 @@ class Encoded:
             perceptual_hash=records[0].perceptual_hash,
             caption=next(captions, None),
             text=next(texts, None),
+            nouns=next(filter(None, map(nouns_of, (one.metadata for one in records))), {}),
         )
 
 
@@ -163,7 +168,8 @@ def merged(
 
 def _of_other_bytes(record: Record, fresh: Record) -> Record:
     """Remove what a model made of the bytes that a file had before."""
-    metadata = {key: value for key, value in record.metadata.items() if key != OCR_TEXT}
+    made = (OCR_TEXT, LOOKS_LIKE)
+    metadata = {key: value for key, value in record.metadata.items() if key not in made}
     if record.origin.captioned:
         record = replace(record, caption="", text_vector=None)
     origin = replace(without_generated(record.origin), read=fresh.origin.read)
@@ -208,6 +214,10 @@ def completed(record: Record, encoded: Encoded) -> Record:
         metadata = Annotation(metadata=record.metadata).over(read).metadata
         origin = replace(record.origin, read=record.origin.read | READ_TEXT)
         record = replace(record, metadata=metadata, origin=origin)
+    if encoded.nouns and LOOKS_LIKE not in record.metadata:
+        own = Annotation(metadata=record.metadata)
+        seen = Annotation(metadata={LOOKS_LIKE: dict(encoded.nouns)})
+        record = replace(record, metadata=own.over(seen).metadata)
     return record
 
 

@@ -24,7 +24,7 @@ from coca.search.milvus.schema import BM25, TEXT_BM25, TEXT_WORDS
 from coca.search.ranking import TypedQuery, parts_of
 from coca.search.records import HAS_TEXT, HIDDEN, ID, SCORE_DIGITS, Hit, batches, group_of, sort_key
 from coca.search.search_options import MAX_RESULTS, Ranking, SearchOptions
-from coca.search.words import label_keys, query_terms, search_terms, text_match
+from coca.search.words import label_keys, query_terms, search_terms, seen_terms, text_match
 
 DEPTHS = (64, 256, 1_024, 4_096, MAX_RESULTS)
 """Number of candidates of each list; the next depth is for hits that the last one leaves open."""
@@ -99,7 +99,9 @@ class RankedSearch:
         texts = [term for word in self._words for term in word]
         self._terms = {
             BM25: search_terms(self._words, ranking.captions),
-            TEXT_BM25: list(dict.fromkeys((*texts, *label_keys(self._words)))),
+            TEXT_BM25: list(
+                dict.fromkeys((*texts, *label_keys(self._words), *seen_terms(self._words)))
+            ),
         }
         self._lists = dict[str, _WordList]()
         self._matches = dict[str, float]()

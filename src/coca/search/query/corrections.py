@@ -9,7 +9,6 @@ the typed text.
 A model knows a word that is one token to it: "cat" is never read as the name "Cate".
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -55,12 +54,14 @@ class Corrections:
         return self._replaced(text, self._label)
 
     def _replaced(self, text: str, best: Callable[[str, _Neighbours], str]) -> str:
-        def replace(match: re.Match[str]) -> str:
+        parts, end = list[str](), 0
+        for match in WORD.finditer(text):
             word = match[0].casefold()
             found = self._neighbours(word)
-            return (best(word, found) if found is not None else "") or match[0]
-
-        return WORD.sub(replace, text)
+            other = best(word, found) if found is not None else ""
+            parts += [text[end : match.start()], other or match[0]]
+            end = match.end()
+        return "".join([*parts, text[end:]])
 
     def _word(self, typed: str, found: _Neighbours) -> str:
         # "grandm" is being typed where a record has "grandma", also if others have "grand".

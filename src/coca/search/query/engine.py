@@ -1,7 +1,7 @@
 """Search engine: embed queries by text, image or both, and search a collection."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from coca.processing.image_file import read_image, size_of
 from coca.search.edits import edited, undone, update_embedded
 from coca.search.filters import where
 from coca.search.perceptual_hash import perceptual_hash
-from coca.search.predictor import CaptionScorer, Embedder
+from coca.search.predictor import CaptionScorer, DescribingEmbedder, Embedder
 from coca.search.query.background import spreads_of
 from coca.search.query.corrections import Corrections
 from coca.search.query.explanation import (
@@ -43,6 +43,7 @@ from coca.search.query.videos import best_of_videos
 from coca.search.ranking import TypedQuery
 from coca.search.records import (
     ID,
+    LOOKS_LIKE,
     Hit,
     Record,
     batches,
@@ -162,12 +163,12 @@ class SearchEngine:
         captions: Sequence[str],
         metadata: Sequence[Mapping[str, Any]],
     ) -> list[Record]:
-        vectors = self.embedder.embed_images(images)
+        vectors, nouns = self._described(images)
         written = [caption for caption in captions if caption]
         text_vectors = iter(self.embedder.embed_texts(written) if written else ())
         records = []
-        for image, vector, caption, details in zip(
-            images, vectors, captions, metadata, strict=True
+        for image, vector, seen, caption, details in zip(
+            images, vectors, nouns, captions, metadata, strict=True
         ):
             pixels, (width, height) = read_image(image), size_of(image)
             is_file = isinstance(image, str | Path)
@@ -182,13 +183,22 @@ class SearchEngine:
                     caption=caption,
                     width=width,
                     height=height,
-                    metadata=details,
+                    metadata={LOOKS_LIKE: seen, **details} if seen else details,
                     vector=vector,
                     text_vector=next(text_vectors) if caption else None,
                     perceptual_hash=perceptual_hash(pixels),
                 )
             )
         return records
+
+    def _described(self, images: Sequence[Any]) -> tuple[Iterable[Any], list[dict[str, int]]]:
+        """Return the vector of each image, and what a classifier sees in it."""
+        model = self.embedder
+        if not (isinstance(model, DescribingEmbedder) and model.has_decoder):
+            return model.embed_images(images), [{} for _ in images]
+        prepared = [model.prepare_image(image) for image in images]
+        described = model.describe(prepared, captions=False, certainty=1.0)
+        return [one.vector for one in described], [dict(one.nouns) for one in described]
 
     def edit(
         self,
@@ -424,18 +434,14 @@ class SearchEngine:
 
     def _without_labels(self, terms: Sequence[Term], corrections: Corrections) -> Sequence[Term]:
         """Remove the labels that wanted texts name: a model does not know them."""
-
-        def rest(text: str) -> str:
-            read = corrections.with_labels(text)
-            left = without_labels(read, self.collection.labels_in(read))
-            return text if left == read else left
-
-        return [
-            term.replace(text=rest(term.text))
-            if term.text and term.weight > 0 and " " in term.text.strip()
-            else term
-            for term in terms
-        ]
+        left = []
+        for term in terms:
+            if term.text and term.weight > 0 and " " in term.text.strip():
+                read = corrections.with_labels(term.text)
+                rest = without_labels(read, self.collection.labels_in(read))
+                term = term if rest == read else term.replace(text=rest)
+            left.append(term)
+        return left
 
     def _vectors(self, terms: Sequence[Term]) -> Float64[np.ndarray, "T E"]:
         """Embed terms as vectors of length 1."""

@@ -11,8 +11,9 @@ vectors of the model's classes (`class_vectors`). The constants are fitted to th
 nouns and sentences over photos. `benchmarks/likely.py` measures
 them, and where they are wrong: over drawings. A model without class vectors has no line.
 
-Apart from the image, a record is likely if its labels, given caption and texts have all words of
-the query, or if its caption is nearer to the query than texts in general are.
+Apart from that, a record is likely if its labels, given caption and texts have all words of the
+query, if its caption is nearer to the query than texts in general are, or if the query is a noun
+of which the model's classifier is sure.
 
 Dimensions: K classes, E embedding.
 """
@@ -24,7 +25,7 @@ import numpy as np
 from jaxtyping import Float
 
 from coca.search.query.query_terms import content_words
-from coca.search.query.reasons import has_all_words, reason_of
+from coca.search.query.reasons import has_all_words, reason_of, tenths_seen
 from coca.search.ranking import TypedQuery
 from coca.search.records import Hit
 from coca.search.search_options import MAX_RESULTS, SortBy
@@ -32,6 +33,8 @@ from coca.search.search_options import MAX_RESULTS, SortBy
 SLOPE, OFFSET, MOST = 0.35, 0.15, 1.15
 NAME_WORDS = 2
 """Largest number of content words of a name."""
+SURE_TENTHS = 5
+"""Probability of a noun, in tenths, from which an image probably shows it."""
 FIRST_HITS = 1_000
 """Number of hits among which likely ones are looked for first."""
 SORTED_HITS = 200
@@ -68,7 +71,9 @@ def judged(hits: Iterable[Hit], typed: TypedQuery | None, line: float | None) ->
         if typed is not None:
             reason = reason_of(hit, typed.text, floor)
             if not likely and (
-                has_all_words(hit, typed.text) or (hit.caption_score or -1.0) >= floor
+                has_all_words(hit, typed.text)
+                or (hit.caption_score or -1.0) >= floor
+                or tenths_seen(hit, typed.text) >= SURE_TENTHS
             ):
                 likely = True
         found.append(hit.replace(likely=likely, reason=reason))

@@ -3,11 +3,13 @@
 from coca.search.records import PEOPLE, PLACE, Hit, metadata_texts
 from coca.search.words import (
     NAMED,
+    SEEN,
     TAGGED,
     TEXT,
     TEXT_FIELDS,
     field_terms,
     label_keys,
+    noun_key,
     query_terms,
     share,
     terms_of,
@@ -57,6 +59,17 @@ def has_all_words(hit: Hit, text: str) -> bool:
     plain = [term for name in TEXT_FIELDS for term in terms_of(texts.get(name, ""))]
     years = terms_of(texts.get(NAMED, ""))
     return bool(query) and share(query, (*plain, *years)) == 1.0
+
+
+def tenths_seen(hit: Hit, text: str) -> int:
+    """Return the probability of the noun that a text is, as a classifier sees the image, 0 to 10.
+
+    It is 0 for a text that is no noun.
+    """
+    if not (hit.parts or {}).get("text"):
+        return 0
+    seen = texts_of(hit).get(SEEN, "")
+    return field_terms({SEEN: seen})[SEEN].count(noun_key(query_terms(text)))
 
 
 def _kind(hit: Hit, field: str, label: str) -> str:

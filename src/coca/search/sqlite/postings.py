@@ -45,6 +45,7 @@ from coca.search.words import (
     TEXT_FIELDS,
     Words,
     label_keys,
+    noun_key,
     search_terms,
     stems,
 )
@@ -301,6 +302,9 @@ class Postings:
             none = np.zeros(len(words))
             tags = sum(tagged.values(), none) / max(len(query), 1)
             matches += sum(named.values(), none) + tags**2
+        if noun := noun_key(query):
+            rows, fields, _ = self.of(noun)
+            matches[rows] += (fields & MOST_OCCURRENCES) / 10
         rows = np.flatnonzero(matches > 0)
         return rows, matches[rows].astype(np.float32)
 

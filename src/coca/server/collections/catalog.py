@@ -16,7 +16,16 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from coca.search.records import METADATA, OCR_TEXT, RAW_FILE, Hit, Record, batches, video_of
+from coca.search.records import (
+    LOOKS_LIKE,
+    METADATA,
+    OCR_TEXT,
+    RAW_FILE,
+    Hit,
+    Record,
+    batches,
+    video_of,
+)
 from coca.search.store import Collection
 from coca.search.stores import is_file
 
@@ -28,7 +37,7 @@ _TIMES_READ = 20
 """Minimum age in multiples of the time that the reading took: 5 % of the time."""
 _FEW = 1_000
 """Number of changes up to which items are inserted in order; after more, all are sorted."""
-_UNCOUNTED = ("captions", OCR_TEXT, RAW_FILE)
+_UNCOUNTED = ("captions", LOOKS_LIKE, OCR_TEXT, RAW_FILE)
 """Metadata that is not a value to count."""
 _MAX_LETTERS = 256
 """Maximum length of a text that is a facet value."""

@@ -26,6 +26,7 @@ from coca.search.records import (
     CAPTIONS,
     CONTENT,
     FAVOURITE,
+    LOOKS_LIKE,
     OCR_TEXT,
     READ_TEXT,
     SECONDS,
@@ -251,8 +252,10 @@ def add_item(tenant: Tenant, new: NewItem) -> tuple[Record, bool]:
     caption, generated = annotation.caption, False
     if new.generate_caption and not caption:
         caption, generated = service.model.caption([image])[0].certain(), True
-    vector = service.model.embed_images([image])[0]
+    described = service.model.describe(image)
+    seen = Annotation(metadata={LOOKS_LIKE: dict(described.nouns)} if described.nouns else {})
     text_vector = service.model.embed_texts([caption])[0] if caption.strip() else None
+    annotation = annotation.over(seen)
     metadata = {**annotation.metadata, **({NAME: new.name} if new.name else {})}
     with served.writing():
         # Another request may have added the image, and changed it, while this one embedded it.
@@ -279,7 +282,7 @@ def add_item(tenant: Tenant, new: NewItem) -> tuple[Record, bool]:
                 tags=annotation.tags,
                 album=new.album,
                 metadata=metadata,
-                vector=vector,
+                vector=described.vector,
                 text_vector=text_vector,
                 perceptual_hash=image.perceptual_hash,
                 origin=origin,
