@@ -184,7 +184,7 @@ class Words:
                         covered[name].update(range(start, start + size))
         count = max(len(query), 1)
         share = sum(bool({*word} & self._texts[id]) for word in query) / count
-        seen = self._seen[id].get(" ".join(stems), 0) / 10
+        seen = 4 * self._seen[id].get(" ".join(stems), 0) / 10
         return len(covered[NAMED]) + (len(covered[TAGGED]) / count) ** 2 + share**4 + seen
 
 

@@ -79,6 +79,10 @@ share, too: BM25 of a word that 30 photos have is too low to precede the nearest
 FIELDS = (*FIELD_WEIGHTS, TEXT, NAMED, TAGGED, SEEN)
 """Fields of the texts of a record; positions in this order are stored."""
 MOST_OCCURRENCES, MOST_LENGTH = 255, 65_535
+SEEN_WEIGHT = 4.0
+"""Weight of the probability of a noun in `text_match`, so that one of 0.5 and more precedes a tag
+alone: where a hundredth of 600 photos have a wrong tag, 0.84 of the first five photos for a noun
+are right, and 0.64 with 2.5 (`benchmarks/noun_search.py`)."""
 MAX_LABEL_WORDS = 4
 """Words of the longest label that a query can name."""
 
@@ -220,7 +224,7 @@ def text_match(
     *,
     written: Callable[[str], str] = str,
 ) -> float:
-    """Compute the match of a query with labels and texts, l + s^4 + n.
+    """Compute the match of a query with labels and texts, l + s^4 + 4 n.
 
     l is the number of the query's words that name a person, place, album or year of the record,
     plus the square of the share of its words that are a tag. "Anna on the beach" names Anna, whom
@@ -230,8 +234,8 @@ def text_match(
     s is the share of the query's words in `TEXT_FIELDS`. Its fourth power leaves out what shares
     only some words: a page with the words "oak table" came before photos of other tables.
 
-    n is the probability of the noun that the query is, in tenths, if a classifier sees it. Of the
-    first five of 300 photos, 0.90 are right for a noun, and 0.87 by their vectors alone.
+    n is the probability of the noun that the query is, in tenths, if a classifier sees it in the
+    image. A tag may be wrong, or say what is hardly seen, so that a probable noun counts for more.
 
     Args:
         query: Terms of the query, see `query_terms`.
@@ -244,8 +248,8 @@ def text_match(
         if key in terms:
             (named if is_named else tagged).update(span)
     labels = len(named) + (len(tagged) / max(len(query), 1)) ** 2
-    seen = max((nouns[term] for term in nouns.keys() & terms), default=0) / 10
-    return labels + share(words, terms) ** 4 + seen
+    seen = max((nouns[term] for term in nouns.keys() & terms), default=0)
+    return labels + share(words, terms) ** 4 + SEEN_WEIGHT * seen / 10
 
 
 @lru_cache(16)

@@ -61,7 +61,7 @@ def test_a_noun_that_a_classifier_is_sure_of_is_likely(
     hits = {hit.id: hit for hit in engine.search("the sea", limit=2 * RECORDS)}
     assert [hits[f"p{percent}"].likely for percent in (49, 50, 95)] == [False, True, True]
     parts = [(hits[f"p{percent}"].parts or {})["text"] for percent in (49, 50, 95)]
-    assert parts == pytest.approx([0.6 * 0.4, 0.6 * 0.5, 0.6 * 0.9])
+    assert parts == pytest.approx([2.4 * 0.4, 2.4 * 0.5, 2.4 * 0.9])
     # Of a longer query, and of a search by image alone, the vectors decide.
     assert not any("text" in (hit.parts or {}) for hit in engine.search("sea of stones"))
     assert hits["p95"].id not in {hit.id for hit in engine.search("sea", hybrid=False)}

@@ -41,6 +41,7 @@ from coca.search.words import (
     MOST_OCCURRENCES,
     NAMED,
     RULES,
+    SEEN_WEIGHT,
     TEXT,
     TEXT_FIELDS,
     Words,
@@ -304,7 +305,7 @@ class Postings:
             matches += sum(named.values(), none) + tags**2
         if noun := noun_key(query):
             rows, fields, _ = self.of(noun)
-            matches[rows] += (fields & MOST_OCCURRENCES) / 10
+            matches[rows] += SEEN_WEIGHT * (fields & MOST_OCCURRENCES) / 10
         rows = np.flatnonzero(matches > 0)
         return rows, matches[rows].astype(np.float32)
 
