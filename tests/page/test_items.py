@@ -485,8 +485,9 @@ def test_what_an_image_looks_like_is_named_where_the_model_is_sure(
         response = route.fetch()
         found = response.json()
         if hits:
+            seen = {"metadata": {"looks_like": {"circle": 84, "shape": 90}}}
             found["hits"] = [
-                hit | {"reason": "looks like", "likely": True} for hit in found["hits"]
+                hit | {"reason": "looks like", "likely": True} | seen for hit in found["hits"]
             ]
         else:
             found["labels"] = [{"label": "dalmatian", "probability": probability}]
@@ -498,8 +499,10 @@ def test_what_an_image_looks_like_is_named_where_the_model_is_sure(
     tab.keyboard.press("Enter")
     expect(tab.locator("#result-tools select")).to_be_attached()
     expect(tab.locator(".stale")).to_have_count(0)
+    expect(tab.locator(".tile-why").first).to_have_text("Looks like: circle 84 %")
     tab.locator(".tile-link").first.click()
     tab.keyboard.press("i")
+    expect(tab.locator(".details").last).not_to_contain_text("84")
     tab.locator(".why-opener summary").first.click()
     expect(tab.locator(".why").get_by_text("dalmatian")).to_be_visible()
     expect(tab.locator(".why-reason p")).to_have_text(line)

@@ -11,7 +11,7 @@ import { fileOf, momentOf } from "./tile.js";
 /** Kind of an item's date -> its name. */
 const DATES = { taken: "Taken", file: "File date", added: "Added" };
 /** Metadata that the panel shows elsewhere. */
-const SHOWN = new Set(["captions", "name", "people", "seconds", ...TECHNICAL]);
+const SHOWN = new Set(["captions", "looks_like", "name", "people", "seconds", ...TECHNICAL]);
 
 /** Write exposure time, aperture, focal length and sensitivity as cameras do. */
 function exposureOf({ exposure_s: time, f_number: aperture, focal_length: length, iso }) {

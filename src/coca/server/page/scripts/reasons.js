@@ -4,7 +4,7 @@ import { api } from "./api.js";
 import { button, shorten } from "./dom.js";
 import { number, t } from "./language.js";
 
-/** Reason of hits whose image alone was compared; tiles do not name it. */
+/** Reason of hits whose image alone was compared. */
 export const LOOKS_LIKE = "looks like";
 
 /** Kind of a reason -> its name. */
@@ -15,6 +15,8 @@ const REASONS = {
 const MOST_BUTTONS = 6;
 /** Ranked searches end here; lists of all items do not. */
 const MAX_RANKED = 16_384;
+/** Percentage from which tiles name what a classifier sees: of 600 photos, 94 % and more show it from here on. */
+const SEEN = 50;
 /** Letters of a caption before its first word of the query. */
 const LEAD = 24;
 const UNMARKED = new Set("and the with for from der die das und mit ein eine einer von".split(" "));
@@ -25,9 +27,10 @@ export function nameOf(reason) {
   return [t(REASONS[kind]), ...label].join(": ");
 }
 
-/** Build the line of a tile: the label, or the caption with the words of the query in bold. */
-export function lineOf({ reason, caption }, asked) {
-  if (reason !== "caption") return [nameOf(reason)];
+/** Build the line of a tile: the label, the caption with the words of the query in bold, or what a classifier sees. */
+export function lineOf({ reason, caption, metadata }, asked) {
+  if (reason === LOOKS_LIKE) return seenOf(metadata.looks_like ?? {}, asked);
+  if (reason !== "caption") return reason ? [nameOf(reason)] : [];
   const wanted = wordsOf(asked).filter((word) => word.length > 2 && !UNMARKED.has(word)).map(stemOf);
   const isWanted = (word) => wanted.some((stem) => word.startsWith(stem) && word.length < stem.length + 3);
   const parts = caption.split(/([\p{L}\p{N}]+)/u);
@@ -35,6 +38,13 @@ export function lineOf({ reason, caption }, asked) {
   const before = parts.slice(0, Math.max(0, first)).join("");
   const lead = before.length > LEAD ? `… ${before.slice(-LEAD).replace(/^\S*\s/, "")}` : before;
   return [lead, ...parts.slice(Math.max(0, first)).map((part) => (isWanted(part.toLowerCase()) ? bold(part) : part))];
+}
+
+/** Name the noun of a query that a classifier sees in an image, with its probability. */
+function seenOf(nouns, asked) {
+  const words = new Set(wordsOf(asked).map(stemOf));
+  const found = Object.entries(nouns).find(([noun, percentage]) => percentage >= SEEN && wordsOf(noun).every((word) => words.has(stemOf(word))));
+  return found ? [t("Looks like: {label}", { label: `${found[0]} ${found[1]} %` })] : [];
 }
 
 const wordsOf = (text) => text.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? [];

@@ -2,7 +2,7 @@
 
 import { $, button, h, icon, shorten } from "./dom.js";
 import { t } from "./language.js";
-import { LOOKS_LIKE, lineOf } from "./reasons.js";
+import { lineOf } from "./reasons.js";
 import { dropImage, showImage, sideFor, thumbnailPath } from "./thumbnails.js";
 
 /** Tag of favourites. */
@@ -34,6 +34,7 @@ export const labelOf = (item) => shorten(nameOf(item), 120);
  */
 export function tile(item, { width, height, address, asked, actions }) {
   const label = labelOf(item);
+  const line = lineOf(item, asked);
   // A tile shows the middle of a panorama, whose sides exceed its own.
   const ratio = item.width / item.height || 1;
   const path = thumbnailPath(item, sideFor(Math.max(width, height, height * ratio, width / ratio)));
@@ -59,7 +60,7 @@ export function tile(item, { width, height, address, asked, actions }) {
     "a",
     {
       class: "tile-link", href: address, tabindex: "-1", draggable: "false", "aria-label": label,
-      "aria-describedby": item.reason && item.reason !== LOOKS_LIKE && `why-${item.id}`,
+      "aria-describedby": line.length > 0 && `why-${item.id}`,
       on: {
         click: (event) => {
           if (!event.shiftKey) return;
@@ -75,7 +76,7 @@ export function tile(item, { width, height, address, asked, actions }) {
     h("label", { class: "tile-check" }, check),
     item.video && h("span", { class: "tile-video" }, icon("play"), momentOf(item)),
     isFavourite(item) && h("span", { class: "tile-favourite" }, icon("heart")),
-    item.reason && item.reason !== LOOKS_LIKE && h("span", { class: "tile-why", id: `why-${item.id}` }, ...lineOf(item, asked)),
+    line.length > 0 && h("span", { class: "tile-why", id: `why-${item.id}` }, ...line),
   );
   // What passes by before it is loaded is not loaded.
   element.approach = (isNear) => {
