@@ -29,7 +29,7 @@ ADDED = "jeep"
 """What the photo shows that is added."""
 BASELINES = {
     "images alone": ("--no-hybrid",),
-    "words alone": ("--image-weight", "0", "--caption-weight", "0"),
+    "words alone": tuple(f"--{part}-weight=0" for part in ("image", "caption", "text")),
 }
 
 

@@ -245,10 +245,9 @@ class OnnxPredictor(Exported):
     def _encode_and_classify(
         self, pixels: UInt8[np.ndarray, "B 3 S S"]
     ) -> tuple[Float32[np.ndarray, "B D"], Float32[np.ndarray, "B C"] | None]:
-        graph = self._vision_graph
-        if _LIKELY not in {output.name for output in graph.get_outputs()}:
+        if not self.class_nouns:
             return self._encode_images(pixels), None
-        vectors, likely = _in_parts(graph, ("image_embeds", _LIKELY), pixels)
+        vectors, likely = _in_parts(self._vision_graph, ("image_embeds", _LIKELY), pixels)
         return vectors, likely
 
     def _image_tokens(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> SeenImages:

@@ -135,7 +135,9 @@ def test_torchrun_starts_killed_ranks_again_and_sigterm_saves(
         while len(json.loads((folder / "record.json").read_text())["starts"]) < 2:
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
-        wait_for_row(folder, process, beyond=read_metrics(folder)[-1]["step"] + 5)
+        # Rows after the checkpoint go, which are all if there was none yet.
+        steps = [row["step"] for row in read_metrics(folder)]
+        wait_for_row(folder, process, beyond=max(steps, default=0) + 5)
         process.terminate()
         process.communicate()
     # Each step once, up to the one that the last checkpoint holds.
