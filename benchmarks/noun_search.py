@@ -2,13 +2,13 @@
 
     python benchmarks/noun_search.py --photos FOLDER
 
-The photos are the 600 of `photos_cc_by_600.zip`, the queries the nouns of `noun_photos`. By
-"images" is the ranking by vectors alone, "ranking" the default with what the classifier sees, and
-"classifier" the baseline: the encoder's own probabilities of the classes below the noun, which only
-know nouns. In the state "wrong tags" a hundredth of the photos that do not show the noun have it as a
-tag. Photos that are likely are counted over all pairs of noun and photo.
+The photos are the 600 of `photos_cc_by_600.zip`, the queries the nouns of `noun_photos`. "images"
+is the ranking by vectors alone, "ranking" the default, with what the classifier sees, and
+"classifier" the baseline: the encoder's own probabilities of the classes below the noun. In the
+state "wrong tags" a hundredth of the photos that do not show the noun have it as a tag. Likely
+photos are counted over all pairs of noun and photo.
 
-Settings were chosen by all 600 photos, so that no score is of an independent set.
+Settings were chosen by these photos, so no score is of an independent set.
 """
 
 import argparse
