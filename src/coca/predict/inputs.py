@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 from numpy import ndarray
 from PIL import Image
 
@@ -142,18 +142,6 @@ def _key(sample: object) -> Hashable:
 
 
 # Captions with their scores, the result of both predictors.
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What a model makes of one image."""
-
-    vector: Float32[ndarray, " E"]
-    """Embedding, of length 1."""
-    nouns: Mapping[str, int]
-    """Nouns that the image encoder's own classifier sees, the most probable first, with
-    percentages; empty without such a classifier."""
-    caption: str = ""
 
 
 @dataclass(frozen=True)

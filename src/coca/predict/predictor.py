@@ -30,7 +30,6 @@ from coca.predict.certainty import PEOPLE, CaptionJudge
 from coca.predict.image_reading import BEFORE_WORD, ImageReading, read_words
 from coca.predict.inputs import (
     Caption,
-    Description,
     OnError,
     Prediction,
     SampleImages,
@@ -49,6 +48,7 @@ from coca.predict.inputs import (
 from coca.predict.prompts import PROMPTS, Templates, class_means, log_mean_likelihoods, sentences_of
 from coca.predict.short_vectors import shortened
 from coca.processing.class_words import ClassNoun, SeenNouns
+from coca.processing.description import Description
 from coca.processing.image_file import ImageInput
 from coca.processing.preprocess import ImageSettings
 

@@ -5,11 +5,13 @@ The predictors of `coca.predict` fulfil all of them; their base class is `coca.p
 Dimensions: N images or texts, M texts scored against N images, E embedding.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32
+
+from coca.processing.description import Description
 
 
 @runtime_checkable
@@ -57,26 +59,6 @@ class PreparingEmbedder(Embedder, Protocol):
 
 
 @runtime_checkable
-class Described(Protocol):
-    """What a model makes of one image."""
-
-    @property
-    def vector(self) -> Float32[np.ndarray, " E"]:
-        """Embedding, of length 1."""
-        ...
-
-    @property
-    def nouns(self) -> Mapping[str, int]:
-        """Nouns that a classifier of the model sees, with percentages; empty without one."""
-        ...
-
-    @property
-    def caption(self) -> str:
-        """Generated caption; may be empty."""
-        ...
-
-
-@runtime_checkable
 class DescribingEmbedder(PreparingEmbedder, Protocol):
     """Embedder that may also name and caption images, from the same pass of the image encoder."""
 
@@ -87,7 +69,7 @@ class DescribingEmbedder(PreparingEmbedder, Protocol):
 
     def describe(
         self, images: Sequence[Any], *, captions: bool, certainty: float
-    ) -> Sequence[Described]:
+    ) -> Sequence[Description]:
         """Embed preprocessed images, and generate their captions if `captions`.
 
         A caption whose certainty (0 to 1) is less than `certainty` is left out, or replaced by a

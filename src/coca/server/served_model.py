@@ -16,9 +16,10 @@ from jaxtyping import Float, Float32
 from coca.core.cancellation import check_cancelled
 from coca.core.errors import DataError
 from coca.predict.image_reading import ImageReading
-from coca.predict.inputs import Caption, Description, Prediction, predictions
+from coca.predict.inputs import Caption, Prediction, predictions
 from coca.predict.predictor import Predictor
 from coca.predict.prompts import class_means, sentences_of
+from coca.processing.description import Description
 from coca.server.errors import ServiceError
 from coca.server.images.data_uris import DecodedImage
 from coca.server.images.decoding.decoder import Decoder

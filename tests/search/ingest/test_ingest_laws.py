@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jaxtyping import Float32
 
 from coca.core.errors import DataError
-from coca.predict.inputs import Description
+from coca.processing.description import Description
 from coca.search.ingest.ingest_report import IngestReport
 from coca.search.ingest.sources import FileSource
 from coca.search.records import Record

@@ -66,7 +66,7 @@ def read_tar(
     """Read rows of a tar; each yields a sample or its error."""
     try:
         records = tar.read(rows)
-        spans = [_spans(it, columns) if _fits(it) else [] for it in records]
+        spans = [_spans(it, columns) if _largest(it) <= MAX_IMAGE_BYTES else [] for it in records]
         wanted = [span for of_row in spans for span in of_row]
         parts = iter(storage.read(tar.path, wanted) if wanted else [])
     except DataError as error:
@@ -83,11 +83,6 @@ def read_tar(
 
 def _largest(record: TarSample) -> int:
     return max((size for size in record.sizes if size != ABSENT), default=0)
-
-
-def _fits(record: TarSample) -> bool:
-    """Return whether all files of the sample are within the size limit."""
-    return _largest(record) <= MAX_IMAGE_BYTES
 
 
 def _spans(record: TarSample, columns: Sequence[int]) -> list[Range]:
@@ -107,7 +102,7 @@ def _sample(
     path: str, record: TarSample, spans: Mapping[Range, bytes], columns: Sequence[int]
 ) -> Sample:
     key = record.key
-    if not _fits(record):
+    if _largest(record) > MAX_IMAGE_BYTES:
         raise DataError(
             f"a file of {key} in {path} has {_largest(record):,} bytes, and at most "
             f"{MAX_IMAGE_BYTES:,} are read",
