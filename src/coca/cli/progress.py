@@ -146,13 +146,11 @@ class _Lines:
         self._written_at = time.monotonic()
         self.is_behind = False
         done, total = self._count.done, self._count.total
-        counted = f"{done:,}" if total is None else f"{done:,}/{total:,} ({_percent(done, total)})"
+        counted = f"{done:,}"
+        if total is not None:
+            counted += f"/{total:,} ({100 * done // total if total else 100} %)"
         parts = [counted, self._count.pace(), self._count.shown_figures()]
         sys.stderr.write(f"{self._title}: {', '.join(filter(None, parts))}\n")
-
-
-def _percent(done: int, total: int) -> str:
-    return f"{100 * done // total if total else 100} %"
 
 
 def _short(value: int | float | str) -> str:

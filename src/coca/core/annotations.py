@@ -87,7 +87,7 @@ def parse_record(content: bytes | str, name: str) -> dict[str, Any]:
     NaN, Infinity and numbers beyond the range of a float are not valid JSON and become null.
     """
     try:
-        record = json.loads(content, parse_constant=_nothing, parse_float=_finite)
+        record = json.loads(content, parse_constant=lambda _: None, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{name} is not JSON: {error}", reason="bad_record") from error
     if not isinstance(record, dict):
@@ -95,10 +95,6 @@ def parse_record(content: bytes | str, name: str) -> dict[str, Any]:
             f"{name} contains {record!r:.40}; it must be a JSON object", reason="bad_record"
         )
     return record
-
-
-def _nothing(constant: str) -> None:
-    return None
 
 
 def _finite(digits: str) -> float | None:

@@ -33,14 +33,11 @@ def _source(path: tuple[str, ...]) -> tuple[str, str]:
     """
     found = next(iter(distributions(name=NAME, path=list(path))), None)
     origin = json.loads((found and found.read_text("direct_url.json")) or "{}")
-    if (found is None and _is_clone()) or "dir_info" in origin:
+    is_clone = (Path(__file__).parents[3] / "pyproject.toml").is_file()
+    if (found is None and is_clone) or "dir_info" in origin:
         editable = found is None or origin["dir_info"].get("editable", False)
         return f"{'-e ' * editable}'.[{{extras}}]'", f" in the clone of {NAME}"
     wheel = unquote(PurePosixPath(urlsplit(origin.get("url", "")).path).name)
     if wheel.endswith(".whl"):
         return f"'./{wheel}[{{extras}}]'", " in the folder of the wheel"
     return f"'{NAME}[{{extras}}]'", ""
-
-
-def _is_clone() -> bool:
-    return (Path(__file__).parents[3] / "pyproject.toml").is_file()

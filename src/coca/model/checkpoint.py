@@ -203,13 +203,9 @@ def _committed(folder: Path, groups: Sequence[str]) -> dict[str, Any]:
     return {
         name: wanted
         for name, wanted in files.items()
-        if not groups or name == STATE_FILE or _group_of(name) in groups
+        # `GROUP.safetensors`, or `GROUP/shard-....safetensors`.
+        if not groups or name == STATE_FILE or name.partition("/")[0].removesuffix(SUFFIX) in groups
     }
-
-
-def _group_of(name: str) -> str:
-    """Return the group of a file, `GROUP.safetensors` or `GROUP/shard-....safetensors`."""
-    return name.partition("/")[0].removesuffix(SUFFIX)
 
 
 def _seal(files: Mapping[str, Any]) -> bytes:

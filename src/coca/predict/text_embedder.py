@@ -15,6 +15,7 @@ from coca.predict.manifest import check_shipped
 from coca.predict.onnx_predictor import open_exported
 from coca.predict.predictor import Predictor
 from coca.predict.short_vectors import shorten, shortened
+from coca.processing.class_words import ClassNoun
 
 
 class TextEmbedder:
@@ -56,6 +57,11 @@ class TextEmbedder:
     def class_vectors(self) -> Float32[np.ndarray, "K E"] | None:
         """Vectors of the classes; see `Predictor.class_vectors`."""
         return self._texts.class_vectors
+
+    @property
+    def class_nouns(self) -> tuple[ClassNoun, ...]:
+        """Nouns of the classes; see `Predictor.class_nouns`."""
+        return self._texts.class_nouns
 
     def embed_texts(self, texts: str | Iterable[str]) -> Float32[np.ndarray, "N E"]:
         """Compute one unit-norm embedding per text; a single text is a list of one."""

@@ -232,6 +232,8 @@ class TorchPredictor(Predictor):
     def _encode_and_classify(
         self, pixels: Float[Tensor, "B *F 3 S S"]
     ) -> tuple[Float32[ndarray, "B D"], Float32[ndarray, "B C"] | None]:
+        if not self.class_nouns:
+            return self._encode_images(pixels), None
         encoded = self.model.encode(pixels)
         vectors = self.model.pool_embedding(encoded).float().cpu().numpy()
         return vectors, _as_array(encoded.probabilities)

@@ -283,11 +283,6 @@ class TowerPredictor(TorchPredictor):
     def _encode_images(self, pixels: Float[Tensor, "B 3 S S"]) -> Float32[ndarray, "B E"]:
         return normalized(as_array(self.tower.image_features(pixels)))
 
-    def _encode_and_classify(
-        self, pixels: Float[Tensor, "B 3 S S"]
-    ) -> tuple[Float32[ndarray, "B E"], None]:
-        return self._encode_images(pixels), None
-
     def _encode_images_and_tokens(
         self, pixels: Float[Tensor, "B 3 S S"]
     ) -> tuple[Float32[ndarray, "B E"], SeenImages]:

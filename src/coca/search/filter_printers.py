@@ -99,8 +99,9 @@ class _Sql:
                 return self._typed(field, types, lambda stored: self._one_of(stored, values))
             case Like(field, pattern):
                 # LIKE of SQLite ignores the case of ASCII letters.
+                glob = _WILDCARD.sub(lambda sign: _GLOB.get(sign[0], sign[0][-1]), pattern)
                 return self._typed(
-                    field, ("text",), lambda stored: f"({stored} GLOB {self._bind(_glob(pattern))})"
+                    field, ("text",), lambda stored: f"({stored} GLOB {self._bind(glob)})"
                 )
             case Exists(field):
                 return self._typed(field, _SOME_VALUE)
@@ -169,11 +170,6 @@ def _names(types: Sequence[str]) -> str:
 def _truths(values: Sequence[Value]) -> tuple[str, ...]:
     """Return the types that JSON values equal to some truth values have in SQLite."""
     return tuple(map(literal, values))
-
-
-def _glob(pattern: str) -> str:
-    """Translate a pattern of `like` into one of GLOB."""
-    return _WILDCARD.sub(lambda sign: _GLOB.get(sign[0], sign[0][-1]), pattern)
 
 
 # Expressions of Milvus.

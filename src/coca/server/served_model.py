@@ -145,7 +145,7 @@ class ServedModel:
         self.predictor, self._text_embedder = predictor, text_embedder(predictor)
         self.fingerprint, self.embed_dim = predictor.fingerprint, predictor.embed_dim
         self.logit_scale, self.source = predictor.logit_scale, predictor.source
-        self.class_vectors = predictor.class_vectors
+        self.class_vectors, self.class_nouns = predictor.class_vectors, predictor.class_nouns
         self.leading_ids = self._text_embedder.leading_ids
         self.decoder = decoder
         self._lock = Turns()

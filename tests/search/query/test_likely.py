@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from coca.core.errors import ArgumentError, SearchError
+from coca.processing.class_words import ClassNoun
 from coca.search.query import likely
 from coca.search.query.engine import SearchEngine
 from coca.search.query.likely import line_of
@@ -65,6 +66,30 @@ def test_a_noun_that_a_classifier_is_sure_of_is_likely(
     # Of a longer query, and of a search by image alone, the vectors decide.
     assert not any("text" in (hit.parts or {}) for hit in engine.search("sea of stones"))
     assert hits["p95"].id not in {hit.id for hit in engine.search("sea", hybrid=False)}
+
+
+def test_a_noun_that_a_classifier_knows_and_does_not_see_is_unlikely(
+    engine: SearchEngine, embedder: Any, make_record: Callable[..., Record]
+) -> None:
+    (near,) = embedder.with_cosines("sea", np.ones(1))
+    seen: dict[str, dict[str, Any]] = {
+        "other": {"looks_like": {"cliff": 60}},
+        "both": {"looks_like": {"cliff": 60, "sea": 10}},
+        "none": {},
+        "named": {"looks_like": {"cliff": 60}, "people": ["Sea"]},
+    }
+    engine.collection.upsert(
+        make_record(name, vector=near, metadata=metadata) for name, metadata in seen.items()
+    )
+    for nouns, unlikely in (
+        ((), set()),
+        ((ClassNoun(("sea", "ocean"), (3,)),), {"other"}),
+        ((ClassNoun(("sea",)), ClassNoun(("cliff",), (3,))), set()),
+    ):
+        embedder.class_nouns = nouns
+        for query in ("sea", "the Sea", "seas"):
+            hits = {hit.id: hit.likely for hit in engine.search(query, limit=2 * RECORDS)}
+            assert {name for name in seen if not hits[name]} == unlikely or query == "seas"
 
 
 @pytest.mark.parametrize("first", [2, 5, 1_000])

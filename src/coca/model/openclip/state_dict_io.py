@@ -65,8 +65,5 @@ def _pickled(path: Path) -> Any:
         ) from None
     except Exception as error:
         # torch raises many types of errors for damaged files.
-        raise ModelError(f"{path} is damaged or no file of weights: {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ModelError(f"{path} is damaged or no file of weights: {line}") from None

@@ -200,7 +200,10 @@ def _is_part(
         pairs = np.flatnonzero(known & contains & ~found)
         for row in np.unique(whole[pairs]):
             mine = pairs[whole[pairs] == row]
-            windows = _windows(source.hashes[row])
+            # The hashes of parts of the image, as far as its hash has them.
+            cells = source.hashes[row].reshape(SIDE, SIDE).astype(np.float32)
+            parts = (_DOWN @ cells @ _ACROSS.transpose(0, 2, 1)).reshape(len(_DOWN), -1)
+            windows = normalized(parts)
             found[mine] = (windows @ part[mine].T).max(axis=0) >= MIN_WINDOW_CORRELATION
     return found
 
@@ -317,12 +320,6 @@ _AXES = [
 """For each size of a window, its places along an axis, half a cell apart."""
 _DOWN = np.stack([axis for axes in _AXES for axis in axes for _ in axes])
 _ACROSS = np.stack([axis for axes in _AXES for _ in axes for axis in axes])
-
-
-def _windows(hash: UInt8[np.ndarray, " B"]) -> Float32[np.ndarray, "W B"]:
-    """Return the hashes of parts of an image, normalized, as far as its hash has them."""
-    cells = hash.reshape(SIDE, SIDE).astype(np.float32)
-    return normalized((_DOWN @ cells @ _ACROSS.transpose(0, 2, 1)).reshape(len(_DOWN), -1))
 
 
 class _Best:

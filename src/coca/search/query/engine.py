@@ -27,7 +27,14 @@ from coca.search.query.explanation import (
     score_parts,
     sort_score,
 )
-from coca.search.query.likely import SORTED_HITS, by_time, judged, likely_hits, line_of
+from coca.search.query.likely import (
+    SORTED_HITS,
+    by_time,
+    is_known_noun,
+    judged,
+    likely_hits,
+    line_of,
+)
 from coca.search.query.originals import ImageOpener
 from coca.search.query.query_terms import (
     Term,
@@ -313,6 +320,7 @@ class SearchEngine:
             words = corrections.with_labels(positive)
             typed = TypedQuery(query, words, spreads_of(self.embedder, query))
         line = line_of(self.embedder, query, positive) if by_texts else None
+        is_noun = line is not None and is_known_noun(self.embedder, positive)
         if options.likely and line is None:
             raise ArgumentError(
                 "likely needs a query of texts, and a model with class vectors such as the default "
@@ -331,7 +339,7 @@ class SearchEngine:
                 hits = self.collection.nearest(query[np.newaxis], page)[0]
             else:
                 hits = self.collection.ranked(typed, ranking, page)
-            return judged(hits, typed, line)
+            return judged(hits, typed, line, is_noun=is_noun)
 
         offset, last = 0 if scorer else options.offset, options.offset + options.limit
         count = max(options.rerank, last) - offset

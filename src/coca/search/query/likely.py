@@ -13,7 +13,8 @@ them, and where they are wrong: over drawings. A model without class vectors has
 
 Apart from that, a record is likely if its labels, given caption and texts have all words of the
 query, if its caption is nearer to the query than texts in general are, or if the query is a noun
-of which the model's classifier is sure.
+of which the model's classifier is sure. It is unlikely if the classifier sees other nouns only: of
+39 such hits above the line, for 78 nouns over 600 photos, none was right.
 
 Dimensions: K classes, E embedding.
 """
@@ -24,10 +25,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from coca.search.query.query_terms import content_words
+from coca.search.query.query_terms import content_words, singular
 from coca.search.query.reasons import has_all_words, reason_of, tenths_seen
 from coca.search.ranking import TypedQuery
-from coca.search.records import Hit
+from coca.search.records import Hit, nouns_of
 from coca.search.search_options import MAX_RESULTS, SortBy
 
 SLOPE, OFFSET, MOST = 0.35, 0.15, 1.15
@@ -57,23 +58,35 @@ def line_of(embedder: Any, query: Float[np.ndarray, " E"], text: str) -> float |
     return min(line, MOST * greatest) if len(content_words(text)) <= NAME_WORDS else line
 
 
-def judged(hits: Iterable[Hit], typed: TypedQuery | None, line: float | None) -> list[Hit]:
+def is_known_noun(embedder: Any, text: str) -> bool:
+    """Return whether a text is a noun that a classifier of the model sees."""
+    noun = " ".join(content_words(text)).casefold()
+    nouns = (one.words for one in getattr(embedder, "class_nouns", ()) if one.classes)
+    return any(noun in words or singular(noun) in words for words in nouns)
+
+
+def judged(
+    hits: Iterable[Hit], typed: TypedQuery | None, line: float | None, *, is_noun: bool
+) -> list[Hit]:
     """Set the reasons of hits, and whether they are likely.
 
     Args:
         hits: Hits.
         typed: Query by which they are ranked; None: by their cosines alone.
         line: See `line_of`; None: the cosine decides nothing.
+        is_noun: See `is_known_noun`.
     """
     floor, found = typed.caption_floor(0.0) if typed else 0.0, []
     for hit in hits:
         likely, reason = None if line is None else hit.score >= line, ""
         if typed is not None:
-            reason = reason_of(hit, typed.text, floor)
+            reason, tenths = reason_of(hit, typed.text, floor), tenths_seen(hit, typed.text)
+            if likely and is_noun and not tenths and nouns_of(hit.metadata):
+                likely = False
             if not likely and (
                 has_all_words(hit, typed.text)
                 or (hit.caption_score or -1.0) >= floor
-                or tenths_seen(hit, typed.text) >= SURE_TENTHS
+                or tenths >= SURE_TENTHS
             ):
                 likely = True
         found.append(hit.replace(likely=likely, reason=reason))

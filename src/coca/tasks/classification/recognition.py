@@ -106,17 +106,12 @@ def _most_confident(
                     f"{names[predicted[row]]} ({sure[row]:.0%})",
                     f"true: {names[targets[row]]} ({probability[row, targets[row]]:.0%})",
                 ),
-                thumbnail(_middle(samples[row].images)),
+                thumbnail(samples[row].images[len(samples[row].images) // 2]),
                 correct=bool(predicted[row] == targets[row]),
             )
             for row in rows
         ]
     return filled_rows(examples)
-
-
-def _middle(images: Sequence[bytes]) -> bytes:
-    """Return the image, or the middle frame of a video."""
-    return images[len(images) // 2]
 
 
 # Image classification by a trained head: frozen features or fine-tuning (section 4.2).

@@ -81,11 +81,12 @@ def resolve_uris(uris: Iterable[str | Path], *, allow_missing: bool = False) -> 
     """
     given = [*map(str, uris)]
     check_spaces(given)
-    distinct = {full_path(uri): uri for uri in given}.values()
-    return [
-        SourceUri(uri, "missing") if allow_missing and _is_missing(uri) else resolve_uri(uri)
-        for uri in distinct
-    ]
+    resolved = []
+    for uri in {full_path(uri): uri for uri in given}.values():
+        is_name = not is_remote(uri) and expand_braces(uri) == [uri] and "*" not in uri
+        is_missing = allow_missing and is_name and is_gone(uri)
+        resolved.append(SourceUri(uri, "missing") if is_missing else resolve_uri(uri))
+    return resolved
 
 
 def resolve_uri(uri: str | Path) -> SourceUri:
@@ -115,10 +116,6 @@ def resolve_uri(uri: str | Path) -> SourceUri:
         f"{', '.join(_TABLE_KINDS)}",
     )
     raise ConfigError(f"{uri} cannot be indexed: {advice}")
-
-
-def _is_missing(uri: str) -> bool:
-    return not is_remote(uri) and expand_braces(uri) == [uri] and "*" not in uri and is_gone(uri)
 
 
 def vectors_files(resolved: Sequence[SourceUri]) -> list[Path]:

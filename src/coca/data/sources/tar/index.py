@@ -127,7 +127,9 @@ class TarIndex:
 
     def read(self, rows: Sequence[int]) -> list[TarSample]:
         """Read the records of samples."""
-        layout = _layout(self._header.key_bytes, self._header.has_checksums)
+        # That of `_Header.dtype`, which is slower to read.
+        header = self._header
+        layout = Struct(f"<{header.key_bytes}s{12 if header.has_checksums else 8}II")
         records = []
         for part in self._parts(rows, layout.size):
             key, *numbers, check = layout.unpack(part)
@@ -171,11 +173,6 @@ class TarIndex:
 
 
 @cache
-def _layout(key_bytes: int, has_checksums: bool) -> Struct:
-    """Return the layout of a record: that of `_Header.dtype`, which is slower to read."""
-    return Struct(f"<{key_bytes}s{12 if has_checksums else 8}II")
-
-
 def load_index(
     path: str, storage: Storage, *, folder: str = "", checksums: bool = False
 ) -> TarIndex:
