@@ -46,7 +46,7 @@ from coca.predict.onnx_logits_processors import OnnxLogitsProcessors, padded_pro
 from coca.predict.onnx_sampling import sample
 from coca.predict.onnx_scoring import score_captions, scored_lengths
 from coca.predict.predictor import Predictor
-from coca.processing.class_words import ClassNoun
+from coca.processing.class_words import CLASS_WORDS_FILE, ClassNoun, load_nouns
 from coca.processing.image_file import ImageInput, reading_threads
 from coca.processing.preprocess import (
     ImageSettings,
@@ -175,9 +175,9 @@ class ExportedTower(EmbeddingPredictor, Exported):
 class OnnxPredictor(Exported):
     """An exported model with a decoder, for inference."""
 
-    @property
+    @cached_property
     def class_nouns(self) -> tuple[ClassNoun, ...]:
-        return self._text_tokens.class_nouns
+        return load_nouns(self._folder / CLASS_WORDS_FILE)
 
     @property
     def context_length(self) -> int:

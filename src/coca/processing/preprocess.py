@@ -24,7 +24,6 @@ from PIL import Image
 from coca.core.errors import ConfigError, ModelError
 from coca.core.extras import require
 from coca.processing.caption_words import CAPTION_WORDS_FILE, CaptionWords, WordChoice
-from coca.processing.class_words import ClassNoun
 from coca.processing.image_file import ImageInput, read_image, trim_border
 from coca.processing.tokenizer_file import (
     decode_ids,
@@ -183,11 +182,6 @@ class TextTokens:
     def vocab_size(self) -> int:
         """Number of ids."""
         return self._backend.get_vocab_size()
-
-    @property
-    def class_nouns(self) -> tuple[ClassNoun, ...]:
-        """Nouns of the image encoder's classes, which captions prefer; empty without."""
-        return () if self._caption_words is None else self._caption_words.nouns
 
     def encode(self, texts: Sequence[str]) -> Int64[np.ndarray, "B T"]:
         """Encode captions, padded to the longest; a longer one keeps its special tokens."""

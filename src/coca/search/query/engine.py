@@ -327,11 +327,6 @@ class SearchEngine:
                 "one: leave likely out, or set min_score"
             )
 
-        def find(offset: int, limit: int) -> list[Hit]:
-            if options.group_by == "video":
-                return best_of_videos(partial(find_images, 0), offset + limit)[offset:]
-            return find_images(offset, limit)
-
         def find_images(offset: int, limit: int) -> list[Hit]:
             by = "image" if options.group_by == "video" else options.group_by
             page = options.replace(offset=offset, limit=limit, group_by=by)
@@ -340,6 +335,11 @@ class SearchEngine:
             else:
                 hits = self.collection.ranked(typed, ranking, page)
             return judged(hits, typed, line, is_noun=is_noun)
+
+        def find_videos(offset: int, limit: int) -> list[Hit]:
+            return best_of_videos(partial(find_images, 0), offset + limit)[offset:]
+
+        find = find_videos if options.group_by == "video" else find_images
 
         offset, last = 0 if scorer else options.offset, options.offset + options.limit
         count = max(options.rerank, last) - offset
