@@ -15,7 +15,8 @@ from coca.predict.manifest import check_shipped
 from coca.predict.onnx_predictor import open_exported
 from coca.predict.predictor import Predictor
 from coca.predict.short_vectors import shorten, shortened
-from coca.processing.class_words import ClassNoun
+
+_OF_CLASSES = ("class_nouns", "class_vectors")
 
 
 class TextEmbedder:
@@ -37,10 +38,10 @@ class TextEmbedder:
         self.leading_ids = self._texts.leading_ids
 
     def __getattr__(self, name: str) -> Any:
-        """Get any other attribute from the whole model."""
+        """Get any other attribute from the whole model, or without it where that is the same."""
         if name.startswith("_"):
             raise AttributeError(name)
-        return getattr(self.whole, name)
+        return getattr(self._texts if name in _OF_CLASSES else self.whole, name)
 
     @property
     def whole(self) -> Predictor:
@@ -52,16 +53,6 @@ class TextEmbedder:
     def embed_dim(self) -> int:
         """Size of a vector."""
         return self.dimensions or self._texts.embed_dim
-
-    @property
-    def class_vectors(self) -> Float32[np.ndarray, "K E"] | None:
-        """Vectors of the classes; see `Predictor.class_vectors`."""
-        return self._texts.class_vectors
-
-    @property
-    def class_nouns(self) -> tuple[ClassNoun, ...]:
-        """Nouns of the classes; see `Predictor.class_nouns`."""
-        return self._texts.class_nouns
 
     def embed_texts(self, texts: str | Iterable[str]) -> Float32[np.ndarray, "N E"]:
         """Compute one unit-norm embedding per text; a single text is a list of one."""

@@ -46,14 +46,17 @@ class Corrections:
 
     def did_you_mean(self, text: str) -> str | None:
         """Replace unknown words by those one typing error away; None if there are none."""
-        found = self._replaced(text, self._word)
+        found = self.with_labels(text, self._word)
         return found if found != text else None
 
-    def with_labels(self, text: str) -> str:
-        """Replace unknown words by the labels that begin with them or are one error away."""
-        return self._replaced(text, self._label)
+    def with_labels(self, text: str, best: Callable[[str, _Neighbours], str] | None = None) -> str:
+        """Replace unknown words by the labels that begin with them or are one error away.
 
-    def _replaced(self, text: str, best: Callable[[str, _Neighbours], str]) -> str:
+        Args:
+            text: Text as typed.
+            best: Chooses another word instead of a label.
+        """
+        best = best or self._label
         parts, end = list[str](), 0
         for match in WORD.finditer(text):
             word = match[0].casefold()
